@@ -1,0 +1,118 @@
+"""The schema of a request's record on its way to Postgres: opened before the first upstream byte, closed once.
+
+A record is keyed by Logos's own request id. `Opening`, `Progress` and `Closing` are what a gateway appends to its
+outbox; the ledger writes them idempotently. Payloads and headers are present only for keys that log FULL, already
+redacted. Nothing here knows how records are stored or sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from logos.domain.lifecycle import Outcome, UsageSource
+from logos.domain.nouns import LogLevel, Priority
+
+RECORD_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a request at one place. Times are Unix seconds."""
+
+    number: int  # from 1
+    model_id: int
+    provider_id: int
+    endpoint_id: int
+    engine_id: str | None
+    started_at: float
+    first_byte_at: float | None = None
+    ended_at: float | None = None
+    outcome: Outcome | None = None
+    http_status: int | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is known when a request is accepted and placed. `prompt_tokens` is the gateway's estimate."""
+
+    request_id: str
+    accepted_at: float
+    key_id: int
+    route: str
+    log_level: LogLevel
+    team_id: int | None = None
+    user_id: int | None = None
+    model_id: int | None = None
+    provider_id: int | None = None
+    endpoint_id: int | None = None
+    engine_id: str | None = None
+    policy_id: int | None = None
+    priority: Priority = Priority.MID
+    mode: str = "interactive"
+    client_request_id: str | None = None
+    client_ip: str | None = None
+    prompt_tokens: int = 0
+    slo_ttft_ms: int | None = None
+    slo_total_ms: int | None = None
+    classification_statistics: Mapping[str, Any] | None = None
+    input_payload: str | None = None
+    headers: Mapping[str, str] | None = None
+    gateway_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How much of a streamed answer has been relayed so far: what a cut-off request is charged by."""
+
+    request_id: str
+    completion_tokens: int
+    first_token_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a request costs: integer micro-cents, rounded once. Currency None: no price row applied."""
+
+    micro_cents: int = 0
+    currency: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """The end of a request: exactly one per accepted request, whatever happened. Times are Unix seconds."""
+
+    request_id: str
+    ended_at: float
+    outcome: Outcome
+    http_status: int
+    error_message: str | None = None
+    model_id: int | None = None
+    provider_id: int | None = None
+    endpoint_id: int | None = None
+    engine_id: str | None = None
+    forwarded_at: float | None = None
+    first_token_at: float | None = None
+    usage: Mapping[str, int] = field(default_factory=dict)  # token type -> tokens, as the endpoint reported them
+    usage_source: UsageSource = UsageSource.NONE
+    charge: Charge = Charge()
+    attempts: tuple[Attempt, ...] = ()
+    queue_wait_ms: float | None = None
+    queue_depth_at_enqueue: int | None = None
+    queue_depth_at_schedule: int | None = None
+    priority_when_scheduled: Priority | None = None
+    predicted_ttft_ms: float | None = None
+    was_cold_start: bool = False
+    load_duration_ms: float | None = None
+    overhead_ms: float | None = None
+    response_payload: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An opening and, once it ended, its closing: the unit that travels from an outbox to the ledger."""
+
+    opening: Opening
+    closing: Closing | None = None
