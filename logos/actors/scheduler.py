@@ -1,0 +1,389 @@
+"""The live driver of the scheduler core: calls become events stamped on arrival, commands become tasks.
+
+A plain async class; `deployments` makes it a Ray actor. It owns the core and its journal, and nothing else: no
+Postgres, no money, no decision. Handles of other actors come in as callables, so it runs in one process for tests, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from logos.actors.journal import JournalWriter
+from logos.domain.catalogue import Catalogue
+from logos.domain.directory import DirectoryUpdate
+from logos.domain.errors import StaleEpoch
+from logos.domain.lifecycle import EngineState
+from logos.domain.nouns import EngineSpec, Node
+from logos.scheduling.commands import (
+    Command,
+    Dispatch,
+    GrantLease,
+    LoadEngine,
+    Reject,
+    ReleaseNode,
+    RequestNodes,
+    RevokeLease,
+    SleepEngine,
+    StopEngine,
+    WakeAt,
+    WakeEngine,
+)
+from logos.scheduling.events import (
+    CatalogueChanged,
+    EngineChanged,
+    EngineReported,
+    EngineSeen,
+    Event,
+    GatewayLost,
+    NodeLost,
+    NodeSeen,
+    Woke,
+)
+from logos.scheduling.messages import GatewayCommand, GatewayReport, SchedulerReply
+from logos.scheduling.replay import JournalOpening, begin
+from logos.scheduling.settings import SchedulerSettings
+
+log = logging.getLogger(__name__)
+
+HOLDER = "scheduler"
+WATCH_WAIT_S = 1.0
+GATEWAY_SILENCE_S = 5.0  # then Ray is asked whether it lives
+GATEWAY_SILENCE_S_MAX = 30.0  # then it is gone, whatever Ray says
+NODE_SILENCE_S = 6.0
+JOURNAL_INTERVAL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOrder:
+    """All that a node needs to start an engine."""
+
+    engine_id: str
+    endpoint_id: int
+    model_name: str
+    upstream_model: str
+    spec: EngineSpec
+    gpu_indices: tuple[int, ...]
+    memory_mib: int
+    max_parallel: int
+    context_length_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDone:
+    """What came of an order: the state the engine is in, the measured time and memory, its address when awake."""
+
+    engine_id: str
+    state: EngineState
+    seconds: float = 0.0
+    memory_mib: int = 0
+    reason: str = ""
+    address: str | None = None
+
+
+class NodePort(Protocol):
+    """A node obeys. Every call answers with what became of the engine, failures included."""
+
+    async def load(self, order: EngineOrder) -> EngineDone: ...
+
+    async def sleep(self, engine_id: str, level: int) -> EngineDone: ...
+
+    async def wake(self, engine_id: str) -> EngineDone: ...
+
+    async def stop(self, engine_id: str) -> EngineDone: ...
+
+    async def release(self) -> None: ...
+
+
+class CataloguePort(Protocol):
+    async def watch(self, holder: str, epoch: int, version: int, wait_s: float) -> DirectoryUpdate: ...
+
+
+@dataclass(slots=True)
+class _Gateway:
+    """What is kept for one gateway: commands not acknowledged yet, numbered from `first`."""
+
+    heard_at: float
+    report_number: int = 0
+    first: int = 1
+    commands: deque[GatewayCommand] = field(default_factory=deque)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def acknowledge(self, number: int) -> None:
+        while self.commands and self.first <= number:
+            self.commands.popleft()
+            self.first += 1
+
+
+class SchedulerActor:
+    """`report` and `poll` for gateways, `node_seen` and friends for nodes, `state` for people."""
+
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        accounts: CataloguePort,
+        nodes: Callable[[str], NodePort],
+        *,
+        journal_directory: Path | None = None,
+        gateway_lives: Callable[[str], Awaitable[bool]] | None = None,
+        restarted: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`restarted`: an earlier life of this actor placed things, so `settings.reconvene_s` holds."""
+        self.epoch = time.time_ns() // 1_000_000
+        self._clock = clock
+        settings = settings if restarted else dataclasses.replace(settings, reconvene_s=0.0)
+        self._accounts = accounts
+        self._node_port = nodes
+        self._gateway_lives = gateway_lives
+        opening = JournalOpening(epoch=self.epoch, catalogue=Catalogue(), settings=settings)
+        self._core = begin(opening)
+        self._journal = JournalWriter(journal_directory, opening) if journal_directory else None
+        self._gateways: dict[str, _Gateway] = {}
+        self._node_heard_at: dict[str, float] = {}
+        self._engine_node: dict[str, str] = {}
+        self._addresses: dict[str, str] = {}
+        self._catalogue = opening.catalogue
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begins to watch the catalogue, the gateways and the journal. Call once, on the actor's event loop."""
+        for loop in (self._watch_catalogue(), self._watch_liveness(), self._write_journal()):
+            self._spawn(loop)
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._journal is not None:
+            self._journal.close()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ------------------------------------------------------------------ gateways
+
+    async def report(self, report: GatewayReport) -> SchedulerReply:
+        """Raises StaleEpoch if the report is for another start of this actor, or from a gateway declared gone."""
+        known = self._gateways.get(report.gateway_id)
+        if report.epoch and (report.epoch != self.epoch or known is None):
+            raise StaleEpoch
+        gateway = known or self._gateways.setdefault(report.gateway_id, _Gateway(self._clock()))
+        gateway.heard_at = self._clock()
+        gateway.acknowledge(report.acknowledged)
+        if report.number > gateway.report_number:
+            gateway.report_number = report.number
+            for event in report.events:
+                self._feed(event)
+        return self._reply(gateway)
+
+    async def poll(self, gateway_id: str, epoch: int, acknowledged: int, wait_s: float) -> SchedulerReply:
+        """Waits for commands to this gateway, `wait_s` at most."""
+        gateway = self._gateways.get(gateway_id)
+        if epoch != self.epoch or gateway is None:
+            raise StaleEpoch
+        gateway.heard_at = self._clock()
+        gateway.acknowledge(acknowledged)
+        if not gateway.commands:
+            gateway.news.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await gateway.news.wait()
+            except TimeoutError:
+                pass
+        return self._reply(gateway)
+
+    async def goodbye(self, gateway_id: str) -> None:
+        """A gateway that stopped in good order; it has handed everything back."""
+        if self._gateways.pop(gateway_id, None) is not None:
+            self._feed(GatewayLost(0.0, gateway_id))
+
+    def _reply(self, gateway: _Gateway) -> SchedulerReply:
+        commands = tuple(gateway.commands)
+        engines = {
+            place.engine_id
+            for command in commands
+            if (place := _place_of(command)) is not None and place.engine_id is not None
+        }
+        addresses = tuple((engine, self._addresses[engine]) for engine in engines if engine in self._addresses)
+        return SchedulerReply(self.epoch, gateway.first, commands, addresses)
+
+    # ------------------------------------------------------------------ nodes
+
+    async def node_seen(
+        self, node: Node, engines: tuple[EngineSeen, ...], addresses: tuple[tuple[str, str], ...]
+    ) -> int:
+        """A node introduces itself (also after its own or this actor's restart). Returns the epoch."""
+        self._node_heard_at[node.id] = self._clock()
+        self._addresses.update(addresses)
+        for engine in engines:
+            self._engine_node[engine.engine_id] = node.id
+        self._feed(NodeSeen(0.0, node, engines))
+        return self.epoch
+
+    async def node_reported(self, node_id: str, epoch: int, reports: tuple[EngineReported, ...]) -> bool:
+        """A node's heartbeat with its engines' figures. False: introduce yourself again."""
+        if epoch != self.epoch or node_id not in self._node_heard_at:
+            return False
+        self._node_heard_at[node_id] = self._clock()
+        for engine_report in reports:
+            self._feed(engine_report)
+        return True
+
+    async def engine_failed(self, engine_id: str, reason: str) -> None:
+        """An engine ended by itself."""
+        self._addresses.pop(engine_id, None)
+        self._feed(EngineChanged(0.0, engine_id, EngineState.FAILED, reason=reason))
+
+    async def node_lost(self, node_id: str) -> None:
+        if self._node_heard_at.pop(node_id, None) is not None:
+            self._feed(NodeLost(0.0, node_id))
+
+    # ------------------------------------------------------------------ people
+
+    async def state(self) -> dict[str, Any]:
+        """Queues, engines, nodes, leases: plain values for /health and the admin page."""
+        summary: dict[str, Any] = dict(self._core.summary())
+        summary["epoch"] = self.epoch
+        summary["catalogue_version"] = self._catalogue.version
+        summary["journal"] = str(self._journal.path) if self._journal else None
+        summary["journal_complete"] = self._journal.complete if self._journal else None
+        return summary
+
+    async def ping(self) -> int:
+        return self.epoch
+
+    # ------------------------------------------------------------------ the driver
+
+    def _feed(self, event: Event) -> None:
+        stamped = dataclasses.replace(event, at=self._clock())
+        caused = self._core.handle(stamped)
+        if self._journal is not None:
+            self._journal.append(stamped, caused)
+        for command in caused:
+            self._perform(command)
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case Dispatch() | Reject() | RevokeLease():
+                self._send(command.gateway_id, command)
+            case GrantLease():
+                self._send(command.lease.gateway_id, command)
+            case LoadEngine():
+                self._engine_node[command.engine_id] = command.node_id
+                self._spawn(self._order(command.engine_id, self._load(command)))
+            case SleepEngine(engine_id, level):
+                self._spawn(self._order(engine_id, self._port(engine_id).sleep(engine_id, level)))
+            case WakeEngine(engine_id):
+                self._spawn(self._order(engine_id, self._port(engine_id).wake(engine_id)))
+            case StopEngine(engine_id):
+                self._spawn(self._order(engine_id, self._port(engine_id).stop(engine_id)))
+            case WakeAt():
+                asyncio.get_running_loop().call_later(max(0.0, command.at - self._clock()), self._feed, Woke(0.0))
+            case ReleaseNode():
+                self._spawn(self._release(command.node_id))
+            case RequestNodes():
+                log.info("wanted: %d GPUs of %d MiB (%s)", command.gpus, command.memory_per_gpu_mib, command.reason)
+
+    def _send(self, gateway_id: str, command: GatewayCommand) -> None:
+        gateway = self._gateways.get(gateway_id)
+        if gateway is not None:
+            gateway.commands.append(command)
+            gateway.news.set()
+
+    def _port(self, engine_id: str) -> NodePort:
+        return self._node_port(self._engine_node[engine_id])
+
+    async def _load(self, command: LoadEngine) -> EngineDone:
+        endpoint = self._catalogue.endpoint[command.endpoint_id]
+        model = self._catalogue.model[endpoint.model_id]
+        order = EngineOrder(
+            engine_id=command.engine_id,
+            endpoint_id=endpoint.id,
+            model_name=model.name,
+            upstream_model=endpoint.upstream_model,
+            spec=endpoint.engine or EngineSpec(),
+            gpu_indices=command.gpu_indices,
+            memory_mib=command.memory_mib,
+            max_parallel=endpoint.max_parallel,
+            context_length_tokens=model.context_length_tokens,
+        )
+        return await self._node_port(command.node_id).load(order)
+
+    async def _order(self, engine_id: str, work: Awaitable[EngineDone]) -> None:
+        """Performs one engine command and answers it with exactly one EngineChanged, whatever happens."""
+        started = self._clock()
+        try:
+            done = await work
+        except Exception as error:  # noqa: BLE001 - a task boundary: the failure becomes an event
+            log.warning("engine %s: %s", engine_id, error)
+            done = EngineDone(engine_id, EngineState.FAILED, self._clock() - started, reason=str(error))
+        if done.address is not None:
+            self._addresses[engine_id] = done.address
+        elif done.state in (EngineState.COLD, EngineState.FAILED):
+            self._addresses.pop(engine_id, None)
+        self._feed(EngineChanged(0.0, engine_id, done.state, done.seconds, done.memory_mib, done.reason))
+
+    async def _release(self, node_id: str) -> None:
+        try:
+            await self._node_port(node_id).release()
+        finally:
+            await self.node_lost(node_id)
+
+    # ------------------------------------------------------------------ loops
+
+    async def _watch_catalogue(self) -> None:
+        epoch, version = 0, -1
+        while True:
+            try:
+                update = await self._accounts.watch(HOLDER, epoch, version, WATCH_WAIT_S)
+            except (ConnectionError, TimeoutError) as error:
+                log.warning("the accounts actor is away (%s); keeping catalogue %d", error, self._catalogue.version)
+                await asyncio.sleep(0.5)
+                continue
+            epoch, version = update.epoch, update.version
+            if update.catalogue is not None:
+                self._catalogue = update.catalogue
+                self._feed(CatalogueChanged(0.0, update.catalogue))
+
+    async def _watch_liveness(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            now = self._clock()
+            for gateway_id, gateway in list(self._gateways.items()):
+                silent_s = now - gateway.heard_at
+                if silent_s > GATEWAY_SILENCE_S and not await self._still_lives(gateway_id, silent_s):
+                    log.warning("gateway %s is gone", gateway_id)
+                    self._gateways.pop(gateway_id, None)
+                    self._feed(GatewayLost(0.0, gateway_id))
+            for node_id, heard_at in list(self._node_heard_at.items()):
+                if now - heard_at > NODE_SILENCE_S:
+                    log.warning("node %s is gone", node_id)
+                    await self.node_lost(node_id)
+
+    async def _still_lives(self, gateway_id: str, silent_s: float) -> bool:
+        if silent_s > GATEWAY_SILENCE_S_MAX or self._gateway_lives is None:
+            return False
+        return await self._gateway_lives(gateway_id)
+
+    async def _write_journal(self) -> None:
+        while self._journal is not None:
+            await asyncio.sleep(JOURNAL_INTERVAL_S)
+            self._journal.take_pending()
+
+
+def _place_of(command: GatewayCommand) -> Any:
+    if isinstance(command, Dispatch):
+        return command.place
+    if isinstance(command, GrantLease):
+        return command.lease.place
+    return None

@@ -1,0 +1,375 @@
+"""The way of one request, in order: key, body, candidates, quota, place, record, relay, settlement.
+
+Each step belongs to another module; here is only their order and what happens when one of them fails. A client that
+leaves cancels the task of its request at whatever step it is; settling is synchronous, so nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from logos.billing.cost import charge
+from logos.billing.usage import normalise
+from logos.domain.errors import ClientLeft, DirectoryStale, LogosError, NoCapacity, UpstreamFailed, UpstreamTimeout
+from logos.domain.lifecycle import Outcome
+from logos.domain.nouns import Endpoint
+from logos.domain.records import Attempt, Charge, Progress
+from logos.gateway.admission import Admission, Admitted
+from logos.gateway.asgi import CLIENT_REQUEST_ID_HEADER
+from logos.gateway.auth import is_stale
+from logos.gateway.directory import Directory
+from logos.gateway.errors import status_of
+from logos.gateway.faults import Fault
+from logos.gateway.http import HeaderList, Receive, Scope, Send, headers_of
+from logos.gateway.outbox import Outbox
+from logos.gateway.parsing import ParsedRequest, parse, read_body, upstream_body
+from logos.gateway.placement import Grant, Placement
+from logos.gateway.relay import RelayResult, StreamAnswer, Terms, WholeAnswer, open_answer
+from logos.gateway.resolution import Resolution
+from logos.gateway.responses import ServedBy, response_headers
+from logos.gateway.settlement import Accepted, Ending, Settlement
+from logos.gateway.steps import Steps
+from logos.gateway.watch import ClientWatch
+from logos.providers.openai import OpenAITargets
+from logos.providers.transport import Target, Transport
+from logos.scheduling.events import Candidate, Ended, Request
+
+FULL_ANSWER_BYTES_MAX = 4 * 1024 * 1024  # of an answer, at most this much is kept for keys that log FULL
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSettings:
+    """Bounds of one request. Times in seconds."""
+
+    body_bytes_max: int = 20 * 1024 * 1024
+    queue_timeout_s: float = 60.0
+    attempts_max: int = 3
+    directory_stale_s: float = 5.0
+    output_tokens_guess: int = 256  # counted against a token limit when a request names no maximum
+
+
+@dataclass(slots=True)
+class Flow:
+    """The steps' owners, and the order."""
+
+    settings: FlowSettings
+    directory: Directory
+    resolution: Resolution
+    admission: Admission
+    placement: Placement
+    outbox: Outbox
+    settlement: Settlement
+    transport: Transport
+    clock: Callable[[], float]
+    wall_clock: Callable[[], float]
+    steps: Steps = field(default_factory=Steps)
+    targets: OpenAITargets = field(default_factory=OpenAITargets)
+    streams: dict[str, tuple[Accepted, StreamAnswer]] = field(default_factory=dict)
+    in_flight: int = 0
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send, capability: str, request_id: str) -> None:
+        """One request of the public API, from its headers to its record. Raises LogosError while nothing was sent."""
+        self.in_flight += 1
+        try:
+            accepted, admitted = await self._accept(scope, receive, capability, request_id)
+            with ClientWatch(receive):
+                await self._serve_accepted(accepted, admitted, send)
+        finally:
+            self.in_flight -= 1
+
+    # ------------------------------------------------------------------ until accepted
+
+    async def _accept(
+        self, scope: Scope, receive: Receive, capability: str, request_id: str
+    ) -> tuple[Accepted, Admitted]:
+        clock, steps, directory = self.clock, self.steps, self.directory
+        began = clock()
+        headers = headers_of(scope)
+        stale = is_stale(began, directory.confirmed_at, self.settings.directory_stale_s)
+        accepted_at = self.wall_clock()
+        key = directory.keys.authenticate(headers, unix_now=accepted_at, stale=stale)
+        steps.add("authenticate", (now := clock()) - began)
+        raw = await read_body(receive, headers, self.settings.body_bytes_max)
+        parsed = parse(capability, raw, headers)
+        steps.add("parse", (then := clock()) - now)
+        catalogue = directory.catalogue
+        resolved = await self.resolution.resolve(catalogue, key, parsed)
+        steps.add("resolve", (now := clock()) - then)
+        if self.outbox.is_full:
+            raise NoCapacity("Records of earlier requests cannot be stored at the moment.", code="outbox_full")
+        tokens = resolved.prompt_tokens + self._output_tokens(parsed) * parsed.choices
+        admitted = self.admission.admit_at_once(key, tokens) or await self.admission.admit(key, tokens)
+        steps.add("admit", clock() - now)
+        client_id = headers.get(CLIENT_REQUEST_ID_HEADER)
+        accepted = Accepted(
+            request_id=request_id,
+            route=scope["path"],
+            key=key,
+            parsed=parsed,
+            resolved=resolved,
+            catalogue=catalogue,
+            headers=headers,
+            accepted_at=accepted_at,
+            began=began,
+            client_request_id=client_id.decode("latin-1") if client_id else None,
+        )
+        return accepted, admitted
+
+    def _output_tokens(self, parsed: ParsedRequest) -> int:
+        """What a request is taken to produce, for its limits, until it is known."""
+        if parsed.max_output_tokens is not None:
+            return parsed.max_output_tokens
+        return 0 if parsed.capability == "embeddings" else self.settings.output_tokens_guess
+
+    # ------------------------------------------------------------------ once accepted
+
+    async def _serve_accepted(self, accepted: Accepted, admitted: Admitted, send: Send) -> None:
+        """Exactly one ending, whatever happens."""
+        ending = Ending(Outcome.INTERNAL_ERROR, 500, "Something went wrong inside Logos.")
+        try:
+            result = await self._answer(accepted, admitted, send)
+            ending = Ending(
+                result.outcome,
+                499 if result.outcome is Outcome.CLIENT_LEFT else result.http_status,
+                result.error_message,
+                result.usage,
+                result.tokens,
+                result.kept,
+            )
+            if result.cancelled:
+                raise asyncio.CancelledError
+        except asyncio.CancelledError:
+            if ending.outcome is Outcome.INTERNAL_ERROR:
+                ending = Ending(Outcome.CLIENT_LEFT, 499, ClientLeft().message)
+            raise
+        except LogosError as error:
+            ending = Ending(_outcome_of(error), status_of(error), error.message)
+            raise
+        finally:
+            began = self.clock()
+            closing = self.settlement.close(accepted, ending)
+            self.admission.settle(admitted, closing.usage if closing is not None else {})
+            self.steps.add("settle", self.clock() - began)
+
+    async def _answer(self, accepted: Accepted, admitted: Admitted, send: Send) -> RelayResult:
+        """Tries places until one answers. Raises the last place's error when none does."""
+        excluded: set[int] = set()
+        failure: LogosError | None = None
+        for number in range(1, self.settings.attempts_max + 1):
+            candidates = accepted.resolved.candidates
+            if excluded:
+                candidates = tuple(each for each in candidates if each.endpoint_id not in excluded)
+                if not candidates:
+                    break
+            try:
+                grant = await self._place(accepted, candidates, number)
+            except NoCapacity:
+                if failure is None:
+                    raise
+                break  # what went wrong at the first place says more than that there is no second one
+            outcome = await self._attempt(accepted, admitted, grant, number, send)
+            if isinstance(outcome, RelayResult):
+                return outcome
+            failure = outcome.error
+            if not outcome.may_retry:
+                break
+            if grant.place.engine_id is None:
+                excluded.add(grant.place.endpoint_id)
+        raise failure or UpstreamFailed()
+
+    async def _place(self, accepted: Accepted, candidates: tuple[Candidate, ...], number: int) -> Grant:
+        began = self.clock()
+        grant = self.placement.lease_for(accepted.request_id, candidates[0])
+        if grant is None:
+            parsed, resolved = accepted.parsed, accepted.resolved
+            controls = parsed.controls
+            timeout_s = self.settings.queue_timeout_s if controls.timeout_s is None else controls.timeout_s
+            request = Request(
+                request_id=accepted.request_id,
+                gateway_id=self.placement.gateway_id,
+                key_id=accepted.key.id,
+                candidates=candidates,
+                team_id=accepted.key.team_id,
+                priority=resolved.priority,
+                mode=controls.mode,
+                prompt_tokens=resolved.prompt_tokens,
+                output_tokens_max=parsed.max_output_tokens,
+                queue_timeout_s=max(0.0, timeout_s - accepted.queue_wait_s),
+                slo_ttft_s=None if controls.slo_ttft_ms is None else controls.slo_ttft_ms / 1000,
+                slo_total_s=None if controls.slo_total_ms is None else controls.slo_total_ms / 1000,
+                attempt=number,
+            )
+            try:
+                grant = await self.placement.ask(request)
+            finally:
+                accepted.queue_wait_s += self.clock() - began
+        accepted.grant = grant
+        self.steps.add("place", self.clock() - began)
+        return grant
+
+    async def _attempt(
+        self, accepted: Accepted, admitted: Admitted, grant: Grant, number: int, send: Send
+    ) -> RelayResult | Fault:
+        """One place. The grant is given back on every way out, and the attempt is on record."""
+        endpoint = accepted.catalogue.endpoint[grant.place.endpoint_id]
+        began = self.clock()
+        started_at = self.wall_clock()
+        result: RelayResult | Fault | None = None
+        try:
+            target = self._target(accepted, endpoint, grant)
+            self.settlement.open(accepted)
+            accepted.forwarded_at = accepted.forwarded_at or started_at
+            body = upstream_body(accepted.parsed, endpoint.upstream_model)
+            self.steps.add("open", (sent := self.clock()) - began)
+            answer = await open_answer(self.transport, target, body, self._terms(accepted, endpoint), self.clock)
+            self.steps.add("upstream", (opened := self.clock()) - sent)
+            if isinstance(answer, Fault):
+                result = answer
+                return result
+            accepted.first_token_at = started_at + (answer.first_byte_at - began)
+            accepted.overhead_s = (sent - accepted.began) - accepted.queue_wait_s
+            self.placement.first_token(grant, answer.first_byte_at - began)
+            result = await self._relay(accepted, admitted, answer, endpoint, grant, number, send)
+            self.steps.add("relay", self.clock() - opened)
+            return result
+        finally:
+            self._give_back(accepted, endpoint, grant, number, started_at, self.clock() - began, result)
+
+    async def _relay(
+        self,
+        accepted: Accepted,
+        admitted: Admitted,
+        answer: WholeAnswer | StreamAnswer,
+        endpoint: Endpoint,
+        grant: Grant,
+        number: int,
+        send: Send,
+    ) -> RelayResult:
+        headers = self._headers(accepted, admitted, answer, endpoint, grant, number)
+        if isinstance(answer, WholeAnswer):
+            return await answer.relay(send, headers, self.clock)
+        self.streams[accepted.request_id] = accepted, answer
+        try:
+            return await answer.relay(send, headers, self.clock)
+        finally:
+            del self.streams[accepted.request_id]
+
+    def note_progress(self) -> None:
+        """Writes how far each running stream has come; called every quarter of a second."""
+        for request_id, (accepted, answer) in self.streams.items():
+            self.outbox.progress(Progress(request_id, answer.events.tokens, accepted.first_token_at))
+
+    # ------------------------------------------------------------------ pieces
+
+    def _target(self, accepted: Accepted, endpoint: Endpoint, grant: Grant) -> Target:
+        path = accepted.route.removeprefix("/openai").removeprefix("/v1")
+        if grant.place.engine_id is not None:
+            if grant.address is None:
+                raise NoCapacity("The engine's address is not known yet.", retry_after_s=1.0)
+            return self.targets.engine(grant.address, path)
+        access = self.directory.access.get(endpoint.provider_id)
+        if access is None:
+            raise DirectoryStale
+        return self.targets.remote(access, path)
+
+    def _terms(self, accepted: Accepted, endpoint: Endpoint) -> Terms:
+        tariff = self.settlement.tariff(accepted.catalogue, endpoint.model_id, endpoint.provider_id)
+
+        def charge_of(usage: Mapping[str, Any]) -> Charge:
+            return charge(normalise(usage), tariff)
+
+        return Terms(
+            stream=accepted.parsed.stream,
+            drop_usage=accepted.parsed.usage_is_forced,
+            charge_of=charge_of if tariff else None,
+            keep_bytes_max=FULL_ANSWER_BYTES_MAX if accepted.keeps_payloads else 0,
+        )
+
+    def _headers(
+        self,
+        accepted: Accepted,
+        admitted: Admitted,
+        answer: WholeAnswer | StreamAnswer,
+        endpoint: Endpoint,
+        grant: Grant,
+        number: int,
+    ) -> HeaderList:
+        catalogue = accepted.catalogue
+        served_by = ServedBy(
+            model=catalogue.model[endpoint.model_id].name,
+            provider=catalogue.provider[endpoint.provider_id].name,
+            tier=grant.tier.value,
+            queue_ms=accepted.queue_wait_s * 1000,
+            overhead_ms=(accepted.overhead_s or 0.0) * 1000,
+            attempts=number,
+            predicted_ttft_ms=None if grant.predicted_ttft_s is None else grant.predicted_ttft_s * 1000,
+            charge=answer.charge if isinstance(answer, WholeAnswer) else None,
+        )
+        return response_headers(answer.headers, served_by, admitted.spent)
+
+    def _give_back(
+        self,
+        accepted: Accepted,
+        endpoint: Endpoint,
+        grant: Grant,
+        number: int,
+        started_at: float,
+        total_s: float,
+        result: RelayResult | Fault | None,
+    ) -> None:
+        relayed = result if isinstance(result, RelayResult) else None
+        fault = result if isinstance(result, Fault) else None
+        left = result is None or (relayed is not None and relayed.outcome is Outcome.CLIENT_LEFT)
+        ok = relayed is not None and relayed.is_complete
+        usage = normalise(relayed.usage) if relayed is not None and relayed.usage is not None else {}
+        reason = fault.message if fault is not None else relayed.error_message if relayed is not None else None
+        ttft_s = accepted.first_token_at - started_at if relayed is not None and accepted.first_token_at else None
+        end = Ended(
+            request_id=accepted.request_id,
+            ok=ok,
+            ttft_s=ttft_s,
+            total_s=total_s,
+            prompt_tokens=usage.get("prompt", 0),
+            completion_tokens=usage.get("completion", relayed.tokens if relayed is not None else 0),
+            cancelled=left,
+        )
+        blamed = not ok and not left and (fault is None or fault.endpoint_fault)
+        self.placement.ended(
+            grant,
+            end,
+            fault=(reason or "failed") if blamed else None,
+            retry_after_s=fault.retry_after_s if fault is not None else None,
+        )
+        outcome = relayed.outcome if relayed is not None else Outcome.CLIENT_LEFT
+        if fault is not None:
+            outcome = fault.outcome
+        accepted.attempts.append(
+            Attempt(
+                number=number,
+                model_id=endpoint.model_id,
+                provider_id=endpoint.provider_id,
+                endpoint_id=endpoint.id,
+                engine_id=grant.place.engine_id,
+                started_at=started_at,
+                first_byte_at=accepted.first_token_at if relayed is not None else None,
+                ended_at=started_at + total_s,
+                outcome=outcome,
+                http_status=relayed.http_status if relayed is not None else fault.http_status if fault else None,
+                error_message=reason,
+            )
+        )
+
+
+def _outcome_of(error: LogosError) -> Outcome:
+    if isinstance(error, UpstreamTimeout):
+        return Outcome.UPSTREAM_TIMEOUT
+    if isinstance(error, UpstreamFailed):
+        return Outcome.UPSTREAM_ERROR
+    if isinstance(error, NoCapacity):
+        return Outcome.QUEUE_TIMEOUT if error.code == "queue_timeout" else Outcome.NO_CAPACITY
+    if isinstance(error, ClientLeft):
+        return Outcome.CLIENT_LEFT
+    return Outcome.INTERNAL_ERROR

@@ -1,0 +1,228 @@
+"""The record of one request: opened when it has a place, closed once, whatever happened in between.
+
+Turns what the gateway saw into `domain.records` values and hands them to the outbox, the metrics and the quota wallet.
+Synchronous from end to end, so that it also runs to its end when the task of the request is cancelled. Money is
+computed by `billing`; nothing is sent anywhere from here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from logos.billing.cost import charge
+from logos.billing.prices import FREE, PriceBook, Tariff
+from logos.billing.usage import normalise
+from logos.domain.catalogue import Catalogue
+from logos.domain.lifecycle import Outcome, UsageSource
+from logos.domain.nouns import Key, LogLevel, Tier
+from logos.domain.records import Attempt, Charge, Closing, Opening
+from logos.gateway.auth import KEY_HEADERS
+from logos.gateway.outbox import Outbox
+from logos.gateway.parsing import ParsedRequest
+from logos.gateway.placement import Grant
+from logos.gateway.resolution import Resolved
+from logos.telemetry.logs import redact
+from logos.telemetry.metrics import Instruments
+
+
+@dataclass(slots=True)
+class Accepted:
+    """One accepted request on its way. `began` is on the gateway's monotonic clock, `*_at` are Unix seconds."""
+
+    request_id: str
+    route: str
+    key: Key
+    parsed: ParsedRequest
+    resolved: Resolved
+    catalogue: Catalogue
+    headers: Mapping[bytes, bytes]
+    accepted_at: float
+    began: float
+    client_request_id: str | None = None
+    client_ip: str | None = None
+    grant: Grant | None = None
+    queue_wait_s: float = 0.0
+    forwarded_at: float | None = None
+    first_token_at: float | None = None
+    overhead_s: float | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    opened: bool = False
+    closed: bool = False
+
+    @property
+    def keeps_payloads(self) -> bool:
+        return self.key.log_level is LogLevel.FULL
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How it ended. `usage` is what the endpoint reported, None if it did not; then `relayed_tokens` counts."""
+
+    outcome: Outcome
+    http_status: int
+    error_message: str | None = None
+    usage: Mapping[str, Any] | None = None
+    relayed_tokens: int = 0
+    response: bytes | None = None
+
+
+class Settlement:
+    """Opens and closes records."""
+
+    def __init__(
+        self, gateway_id: str, outbox: Outbox, instruments: Instruments, wall_clock: Callable[[], float]
+    ) -> None:
+        self._gateway_id = gateway_id
+        self._outbox = outbox
+        self._instruments = instruments
+        self._now = wall_clock
+        self._book_of = Catalogue()
+        self._book = PriceBook(())
+
+    def open(self, accepted: Accepted) -> None:
+        """Before the first upstream byte. Raises OSError if the outbox cannot be written."""
+        if not accepted.opened:
+            self._outbox.open(self._opening(accepted))
+            accepted.opened = True
+
+    def close(self, accepted: Accepted, ending: Ending) -> Closing | None:
+        """The one end of a request. A second call changes nothing and returns None."""
+        if accepted.closed:
+            return None
+        accepted.closed = True
+        if not accepted.opened:
+            self._outbox.open(self._opening(accepted))
+            accepted.opened = True
+        closing = self._closing(accepted, ending)
+        self._outbox.close(closing)
+        self._count(accepted, closing)
+        return closing
+
+    def tariff(self, catalogue: Catalogue, model_id: int | None, provider_id: int | None) -> Tariff:
+        """What tokens cost there today (UTC)."""
+        if model_id is None or provider_id is None:
+            return FREE
+        if self._book_of is not catalogue:
+            self._book, self._book_of = PriceBook(catalogue.prices), catalogue
+        today = dt.datetime.fromtimestamp(self._now(), dt.UTC).date()
+        return self._book.tariff(model_id, provider_id, today)
+
+    def charge_interrupted(self, catalogue: Catalogue, opening: Opening, usage: Mapping[str, int]) -> Charge:
+        """What a request costs whose gateway died, for the gateway that finds its record."""
+        return charge(usage, self.tariff(catalogue, opening.model_id, opening.provider_id))
+
+    # ------------------------------------------------------------------ values
+
+    def _opening(self, accepted: Accepted) -> Opening:
+        place = accepted.grant.place if accepted.grant is not None else None
+        endpoint = accepted.catalogue.endpoint.get(place.endpoint_id) if place is not None else None
+        parsed, resolved, key = accepted.parsed, accepted.resolved, accepted.key
+        full = accepted.keeps_payloads
+        return Opening(
+            request_id=accepted.request_id,
+            accepted_at=accepted.accepted_at,
+            key_id=key.id,
+            route=accepted.route,
+            log_level=key.log_level,
+            team_id=key.team_id,
+            user_id=key.user_id,
+            model_id=endpoint.model_id if endpoint is not None else None,
+            provider_id=endpoint.provider_id if endpoint is not None else None,
+            endpoint_id=endpoint.id if endpoint is not None else None,
+            engine_id=place.engine_id if place is not None else None,
+            policy_id=resolved.policy.id or None,
+            priority=resolved.priority,
+            mode=parsed.controls.mode.value,
+            client_request_id=accepted.client_request_id,
+            client_ip=accepted.client_ip,
+            prompt_tokens=resolved.prompt_tokens,
+            slo_ttft_ms=parsed.controls.slo_ttft_ms,
+            slo_total_ms=parsed.controls.slo_total_ms,
+            classification_statistics=resolved.statistics,
+            input_payload=parsed.raw.decode("utf-8", "replace") if full else None,
+            headers=_kept_headers(accepted.headers) if full else None,
+            gateway_id=self._gateway_id,
+        )
+
+    def _closing(self, accepted: Accepted, ending: Ending) -> Closing:
+        grant = accepted.grant
+        endpoint = accepted.catalogue.endpoint.get(grant.place.endpoint_id) if grant is not None else None
+        usage, source = self._usage(accepted, ending)
+        model_id = endpoint.model_id if endpoint is not None else None
+        provider_id = endpoint.provider_id if endpoint is not None else None
+        cold = grant is not None and grant.tier in (Tier.COLD, Tier.ASLEEP)
+        return Closing(
+            request_id=accepted.request_id,
+            ended_at=self._now(),
+            outcome=ending.outcome,
+            http_status=ending.http_status,
+            error_message=ending.error_message,
+            model_id=model_id,
+            provider_id=provider_id,
+            endpoint_id=endpoint.id if endpoint is not None else None,
+            engine_id=grant.place.engine_id if grant is not None else None,
+            forwarded_at=accepted.forwarded_at,
+            first_token_at=accepted.first_token_at,
+            usage=usage,
+            usage_source=source,
+            charge=charge(usage, self.tariff(accepted.catalogue, model_id, provider_id)),
+            attempts=tuple(accepted.attempts),
+            queue_wait_ms=round(accepted.queue_wait_s * 1000, 3),
+            queue_depth_at_enqueue=grant.queue_depth_at_enqueue if grant is not None else None,
+            queue_depth_at_schedule=grant.queue_depth_at_schedule if grant is not None else None,
+            priority_when_scheduled=accepted.resolved.priority if grant is not None else None,
+            predicted_ttft_ms=_ms(grant.predicted_ttft_s) if grant is not None else None,
+            was_cold_start=cold,
+            load_duration_ms=_ms(grant.load_s) if grant is not None else None,
+            overhead_ms=_ms(accepted.overhead_s),
+            response_payload=ending.response.decode("utf-8", "replace") if ending.response is not None else None,
+        )
+
+    def _usage(self, accepted: Accepted, ending: Ending) -> tuple[Mapping[str, int], UsageSource]:
+        """The endpoint's own figures; without them, what a cut-off request is charged by."""
+        if ending.usage is not None:
+            return normalise(ending.usage), UsageSource.UPSTREAM
+        answered = accepted.first_token_at is not None or ending.outcome is Outcome.SUCCESS
+        left_while_served = ending.outcome is Outcome.CLIENT_LEFT and accepted.forwarded_at is not None
+        if not answered and not left_while_served:
+            return {}, UsageSource.NONE
+        prompt = accepted.resolved.prompt_tokens
+        return {"prompt": prompt, "completion": ending.relayed_tokens}, UsageSource.RELAYED
+
+    def _count(self, accepted: Accepted, closing: Closing) -> None:
+        catalogue, instruments = accepted.catalogue, self._instruments
+        model = catalogue.model.get(closing.model_id or 0)
+        provider = catalogue.provider.get(closing.provider_id or 0)
+        name = model.name if model is not None else ""
+        instruments.request_ended(
+            name,
+            provider.name if provider is not None else "",
+            closing.outcome.value,
+            closing.ended_at - accepted.accepted_at,
+        )
+        instruments.tokens_used(name, closing.usage)
+        instruments.charged(closing.charge.currency, closing.charge.micro_cents)
+        instruments.queue_waited(accepted.queue_wait_s)
+        if closing.first_token_at is not None:
+            instruments.first_token(name, closing.first_token_at - accepted.accepted_at)
+        if accepted.overhead_s is not None:
+            instruments.overhead(accepted.overhead_s)
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
+
+
+# Header names that carry credentials, whatever their value looks like.
+_SECRET_HEADERS = frozenset({b"authorization", b"cookie", b"proxy-authorization", *KEY_HEADERS})
+
+
+def _kept_headers(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """A request's headers as a record may keep them: no credential, and nothing that looks like one."""
+    return {
+        name.decode("latin-1"): "[redacted]" if name in _SECRET_HEADERS else redact(value.decode("latin-1"))
+        for name, value in headers.items()
+    }

@@ -1,0 +1,5 @@
+"""Online estimators: what an endpoint has done lately, and so what it will probably do next.
+
+Every estimator has bounded memory, learns from values that it is handed, and can be written down and restored, so
+that a journal replays. No decision is made here: the scheduling room asks and decides.
+"""

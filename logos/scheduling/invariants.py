@@ -1,0 +1,76 @@
+"""The books must balance: what tests ask of the scheduler's state after every event.
+
+Nothing here changes anything, and nothing in production calls it: it looks at everything.
+"""
+
+from __future__ import annotations
+
+from logos.domain.lifecycle import RequestState
+from logos.scheduling.state import EndpointState, PlaceState, State
+
+
+def check(state: State) -> None:
+    """Raises AssertionError with what is wrong."""
+    for endpoint in state.endpoints.values():
+        for place in endpoint.places.values():
+            _check_place(state, place)
+        _check_queue(state, endpoint)
+    _check_requests(state)
+    _check_owners(state)
+    for node in state.nodes.values():
+        for index, free_mib in node.free_mib().items():
+            assert free_mib >= 0, f"GPU {index} of {node.node.id} is over-committed by {-free_mib} MiB"
+    assert not state.touched, state.touched
+    assert not state.upset, state.upset
+    assert not state.commands, state.commands
+
+
+def _check_place(state: State, place: PlaceState) -> None:
+    if place.is_open:
+        allowed = max(place.capacity, place.inherited)
+        assert place.held <= allowed, f"{place.place}: {place.held} held of {allowed}"
+    for ticket in place.running.values():
+        assert state.tickets.get(ticket.request_id) is ticket, ticket
+        assert ticket.place == place.place, ticket
+    for lease in place.leases.values():
+        assert state.leases.get(lease.lease_id) is lease, lease
+        for request_id, ticket in lease.running.items():
+            assert place.running.get(request_id) is ticket, ticket
+            assert ticket.lease_id == lease.lease_id, ticket
+
+
+def _check_queue(state: State, endpoint: EndpointState) -> None:
+    for ticket in endpoint.queue:
+        assert state.waiting.get(ticket.request_id) is ticket, ticket
+        assert ticket.endpoint_id == endpoint.endpoint.id, ticket
+    if endpoint.is_removed or state.is_reconvening or not endpoint.queue:
+        return
+    head = endpoint.queue.peek()
+    assert head is not None
+    held_back = not endpoint.is_pooled and endpoint.rate.admits_from(state.now, head.tokens) > state.now
+    assert held_back or endpoint.roomiest() is None, f"a request waits at {endpoint.endpoint.id}, which has room"
+
+
+def _check_requests(state: State) -> None:
+    queued = sum(len(endpoint.queue) for endpoint in state.endpoints.values())
+    assert queued == len(state.waiting), (queued, len(state.waiting))
+    for request_id, ticket in state.tickets.items():
+        endpoint = state.endpoints[ticket.endpoint_id]
+        is_waiting = ticket.state is RequestState.WAITING
+        assert is_waiting == (request_id in state.waiting) == (request_id in endpoint.queue), ticket
+        assert is_waiting == (ticket.place is None), ticket
+        if ticket.place is not None:
+            assert endpoint.places[ticket.place].running.get(request_id) is ticket, ticket
+        else:
+            assert ticket.deadline is not None, ticket
+            assert ticket.deadline.is_pending, ticket
+
+
+def _check_owners(state: State) -> None:
+    owned = sum(len(gateway.tickets) for gateway in state.gateways.values())
+    assert owned == len(state.tickets), (owned, len(state.tickets))
+    leased = sum(len(gateway.leases) for gateway in state.gateways.values())
+    assert leased == len(state.leases), (leased, len(state.leases))
+    for engine in state.engines.values():
+        assert state.endpoints[engine.endpoint_id].engines.get(engine.engine_id) is engine, engine
+        assert state.nodes[engine.node_id].engines.get(engine.engine_id) is engine, engine

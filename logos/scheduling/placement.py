@@ -1,0 +1,285 @@
+"""Which request goes where and when: choosing an endpoint by policy, queueing there, dispatching when there is room.
+
+The formulas are in `policies`, the order of the queue in `queue`; engines come and go in `capacity`. A request is in
+exactly one queue or at exactly one place until it ends.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from logos.domain.lifecycle import EngineState, RequestState
+from logos.domain.nouns import Tier
+from logos.scheduling.capacity import Capacity, Refusal
+from logos.scheduling.commands import Dispatch, Reject
+from logos.scheduling.events import Request
+from logos.scheduling.leases import Leases
+from logos.scheduling.nodes import count
+from logos.scheduling.policies import Choice, Policy, View
+from logos.scheduling.state import EndpointState, PlaceState, State, Ticket
+
+RETRY_AFTER_MIN_S = 1.0
+RETRY_AFTER_MAX_S = 600.0
+
+
+class Placement:
+    """Takes requests in and gives them places."""
+
+    def __init__(self, state: State, policy: Policy, capacity: Capacity, leases: Leases) -> None:
+        self._state = state
+        self._policy = policy
+        self._capacity = capacity
+        self._leases = leases
+
+    def arrive(self, request: Request) -> None:
+        """A request asks for a place: it gets one, waits for one, or is told why not. Repeats are ignored; a later
+        attempt replaces an earlier one whose end has not been heard of yet."""
+        state = self._state
+        known = state.tickets.get(request.request_id)
+        if known is not None:
+            if request.attempt <= known.attempt:
+                return
+            state.end(known)
+        ticket = Ticket(request.request_id, request.gateway_id, 0, state.now, request)
+        choice = self._choose(ticket)
+        if isinstance(choice, Refusal):
+            self._refuse(request, choice, 0.0)
+            return
+        endpoint = state.endpoint(choice.endpoint_id)
+        state.admit(ticket)
+        self._enqueue(ticket, choice)
+        self.attend(endpoint)
+        if ticket.place is not None:
+            self._leases.offer(endpoint.places[ticket.place], request.gateway_id)
+        elif ticket.state is RequestState.WAITING:
+            self._keep_waiting(ticket, request)
+
+    def attend(self, endpoint: EndpointState) -> None:
+        """Does whatever can be done at an endpoint now: dispatch, ask leases back, bring engines, place elsewhere."""
+        self._state.touched.pop(endpoint.endpoint.id, None)
+        if endpoint.engines:
+            self._capacity.attend(endpoint)
+        if endpoint.is_removed or endpoint.endpoint.id in self._state.upset:
+            self._state.upset.pop(endpoint.endpoint.id, None)
+            self._leases.recall(endpoint.places.values())
+            self._choose_again(endpoint)
+        if self._state.is_reconvening:
+            return
+        if endpoint.queue:
+            self._serve(endpoint)
+        if endpoint.queue:
+            self._leases.recall(endpoint.places.values())
+        if self._capacity.provide(endpoint) is not None:
+            self._choose_again(endpoint)
+
+    # Inside: choosing.
+
+    def _choose(self, ticket: Ticket) -> Choice | Refusal:
+        """The policy's choice among the candidates that can serve at all, healthy ones first."""
+        state, request = self._state, ticket.request
+        assert request is not None
+        views: list[View] = []
+        healthy: list[View] = []
+        refusals: list[Refusal] = []
+        for candidate in request.candidates:
+            endpoint = state.endpoints.get(candidate.endpoint_id)
+            if endpoint is None or endpoint.is_removed:
+                continue
+            view = self._view(endpoint, candidate.weight)
+            if isinstance(view, Refusal):
+                refusals.append(view)
+                continue
+            views.append(view)
+            if endpoint.circuit.admits(state.now):
+                healthy.append(view)
+        if views:
+            return self._policy(healthy or views)
+        if refusals:
+            # What may pass is told rather than what will not.
+            return next((each for each in refusals if each.code == "no_capacity"), refusals[0])
+        if request.candidates and state.now < ticket.arrived_at + state.settings.catalogue_grace_s:
+            return Choice(request.candidates[0].endpoint_id)
+        return Refusal("no_capacity", "none of its endpoints is known to the scheduler", RETRY_AFTER_MIN_S)
+
+    def _view(self, endpoint: EndpointState, weight: float) -> View | Refusal:
+        state = self._state
+        endpoint_id = endpoint.endpoint.id
+        service_s = state.service_s(endpoint_id)
+        waiting = len(endpoint.queue)
+        if not endpoint.is_pooled:
+            place = endpoint.remote_place
+            remaining = endpoint.rate.remaining_requests(state.now)
+            running = len(place.running)
+            return View(endpoint_id, weight, Tier.REMOTE, running, waiting, place.capacity, service_s, remaining)
+        running = parallel = 0
+        for place in endpoint.places.values():
+            running += len(place.running)
+            if place.is_open:
+                parallel += place.capacity
+        if parallel:
+            tier = _awake_tier(endpoint)
+            return View(endpoint_id, weight, tier, running, waiting, parallel, service_s)
+        parallel = endpoint.capacity_per_place
+        tier = _tier(endpoint)
+        if any(engine.is_live for engine in endpoint.engines.values()):
+            return View(endpoint_id, weight, tier, running, waiting, parallel, service_s)
+        outlook = self._capacity.outlook(endpoint)
+        if outlook.refusal is not None:
+            return outlook.refusal
+        short, idle = outlook.memory_is_short, outlook.neighbour_is_idle
+        return View(endpoint_id, weight, tier, running, waiting, parallel, service_s, None, short, idle)
+
+    def _choose_again(self, endpoint: EndpointState) -> None:
+        """What waits there goes elsewhere if it now would; who stays keeps the place in line."""
+        state = self._state
+        for ticket in endpoint.queue:
+            assert ticket.request is not None
+            choice = self._choose(ticket)
+            if isinstance(choice, Refusal):
+                self._end_refused(ticket, choice)
+            elif choice.endpoint_id != endpoint.endpoint.id:
+                endpoint.queue.remove(ticket.request_id)
+                self._enqueue(ticket, choice)
+                state.touch(choice.endpoint_id)
+        if endpoint.queue and endpoint.is_removed:
+            # They wait for a catalogue that names it, and not for long.
+            self._recheck(endpoint, state.now + state.settings.catalogue_grace_s)
+
+    # Inside: waiting.
+
+    def _enqueue(self, ticket: Ticket, choice: Choice) -> None:
+        state, request = self._state, ticket.request
+        assert request is not None
+        endpoint = state.endpoint(choice.endpoint_id)
+        ticket.endpoint_id = choice.endpoint_id
+        ticket.predicted_ttft_s = choice.predicted_ttft_s
+        ticket.tier = _tier(endpoint)
+        ticket.depth_at_enqueue = len(endpoint.queue)
+        ticket.output_tokens = self._expected_output_tokens(request, choice.endpoint_id)
+        state.waiting[request.request_id] = ticket
+        endpoint.queue.push(
+            request.request_id,
+            ticket,
+            rank=ticket.rank,
+            flow=request.key_id,
+            cost=ticket.fair_cost,
+            overtakes=state.settings.overtakes(request.priority, request.mode),
+        )
+
+    def _keep_waiting(self, ticket: Ticket, request: Request) -> None:
+        """It waits, unless too many do, until its time-out."""
+        state = self._state
+        others = len(state.waiting) - 1
+        if others < state.settings.queue_length_max:
+            at = ticket.arrived_at + request.queue_timeout_s
+            ticket.deadline = state.timers.add(at, partial(self._time_out, ticket))
+            return
+        endpoint = state.endpoints[ticket.endpoint_id]
+        state.end(ticket)
+        message = f"{count(others, 'request')} are waiting already"
+        self._refuse(request, Refusal("no_capacity", message, self._retry_after_s(endpoint)), 0.0)
+
+    def _expected_output_tokens(self, request: Request, endpoint_id: int) -> int:
+        observed = self._state.service.output_p50_tokens(endpoint_id)
+        expected = self._state.settings.output_prior_tokens if observed is None else int(observed)
+        return expected if request.output_tokens_max is None else min(expected, request.output_tokens_max)
+
+    def _time_out(self, ticket: Ticket) -> None:
+        endpoint = self._state.endpoints[ticket.endpoint_id]
+        waited_s = self._state.now - ticket.arrived_at
+        message = f"it waited {waited_s:.0f} s in the queue, as long as it was allowed to"
+        self._end_refused(ticket, Refusal("queue_timeout", message, self._retry_after_s(endpoint)))
+
+    def _end_refused(self, ticket: Ticket, refusal: Refusal) -> None:
+        assert ticket.request is not None
+        self._state.end(ticket)
+        self._refuse(ticket.request, refusal, self._state.now - ticket.arrived_at)
+
+    def _refuse(self, request: Request, refusal: Refusal, waited_s: float) -> None:
+        code, message, retry_after_s = refusal
+        self._state.commands.append(
+            Reject(request.request_id, request.gateway_id, code, message, retry_after_s, waited_s)
+        )
+
+    def _retry_after_s(self, endpoint: EndpointState) -> float:
+        """When the line there should be through: what waits, at the observed pace, after an engine has come."""
+        state = self._state
+        wait_s = (len(endpoint.queue) + 1) / state.parallel(endpoint) * state.service_s(endpoint.endpoint.id)
+        if endpoint.is_pooled and not endpoint.is_open:
+            wait_s += self._capacity.load_s(endpoint)
+        if not endpoint.is_pooled:
+            wait_s += endpoint.rate.admits_from(state.now, 0) - state.now
+        return min(max(wait_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
+
+    # Inside: dispatching.
+
+    def _serve(self, endpoint: EndpointState) -> None:
+        """Dispatches in the queue's order while a place has room and the endpoint's rate admits it."""
+        state = self._state
+        if endpoint.is_removed:
+            return
+        while (ticket := endpoint.queue.peek()) is not None:
+            place = endpoint.roomiest()
+            if place is None:
+                return
+            if not endpoint.is_pooled:
+                admitted_from = endpoint.rate.admits_from(state.now, ticket.tokens)
+                if admitted_from > state.now:
+                    self._recheck(endpoint, admitted_from)
+                    return
+                endpoint.rate.admit(state.now, ticket.tokens)
+            self._dispatch(ticket, endpoint, place)
+
+    def _dispatch(self, ticket: Ticket, endpoint: EndpointState, place: PlaceState) -> None:
+        state, request = self._state, ticket.request
+        assert request is not None
+        endpoint.queue.pop(ticket.request_id)
+        del state.waiting[ticket.request_id]
+        state.timers.cancel(ticket.deadline)
+        ticket.deadline = None
+        ticket.state = RequestState.DISPATCHED
+        ticket.dispatched_at = state.now
+        state.run(ticket, place)
+        endpoint.circuit.dispatched(ticket.request_id)
+        state.commands.append(
+            Dispatch(
+                ticket.request_id,
+                ticket.gateway_id,
+                place.place,
+                ticket.tier,
+                state.now - ticket.arrived_at,
+                ticket.depth_at_enqueue,
+                len(endpoint.queue),
+                request.priority,
+                ticket.predicted_ttft_s,
+                self._waited_for_load_s(ticket, place),
+            )
+        )
+
+    def _waited_for_load_s(self, ticket: Ticket, place: PlaceState) -> float | None:
+        """How long its engine took to come, if that was what it waited for."""
+        engine = self._state.engines.get(place.place.engine_id) if place.place.engine_id is not None else None
+        if engine is None or ticket.tier not in {Tier.COLD, Tier.ASLEEP} or engine.since < ticket.arrived_at:
+            return None
+        return engine.seconds
+
+    def _recheck(self, endpoint: EndpointState, at: float) -> None:
+        """The endpoint is looked at again at that time, if not before."""
+        if endpoint.recheck is not None and endpoint.recheck.is_pending and endpoint.recheck.at <= at:
+            return
+        self._state.timers.cancel(endpoint.recheck)
+        endpoint.recheck = self._state.timers.add(at, partial(self._state.touch, endpoint.endpoint.id))
+
+
+def _tier(endpoint: EndpointState) -> Tier:
+    """What a request meets there now."""
+    if not endpoint.is_pooled:
+        return Tier.REMOTE
+    if endpoint.is_open:
+        return _awake_tier(endpoint)
+    is_asleep = any(engine.state in {EngineState.ASLEEP, EngineState.WAKING} for engine in endpoint.engines.values())
+    return Tier.ASLEEP if is_asleep else Tier.COLD
+
+
+def _awake_tier(endpoint: EndpointState) -> Tier:
+    return Tier.QUEUED if endpoint.queue or endpoint.roomiest() is None else Tier.WARM

@@ -1,0 +1,65 @@
+"""What can be set about scheduling: one frozen value, part of each journal's opening.
+
+Defaults only; reading a config file happens in `logos.config`. Constants of the reference's formulas are not settings:
+they stand in `policies`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from logos.domain.nouns import Mode, Priority
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """Everything the core can be told apart from events. Times in seconds, rates per 60 s."""
+
+    policy: str = "ettft"
+
+    # Queueing. A request is overtaken by at most so many later arrivals at its endpoint.
+    queue_length_max: int = 20_000
+    overtakes_high: int = 8
+    overtakes_mid: int = 32
+    overtakes_low: int = 128
+    overtakes_batch_factor: int = 4
+
+    # Leases. The time to live exceeds the restart of the scheduler; the grace exceeds a gateway's reporting interval.
+    lease_ttl_s: float = 15.0
+    lease_grace_s: float = 2.0
+
+    # After a restart nothing is placed for so long, until gateways and nodes have introduced themselves again: what
+    # they hold must be known before anything is given away. 0 at a first start.
+    reconvene_s: float = 0.0
+
+    # How long a request may wait for its endpoints to become known: gateways may hear of a catalogue first.
+    catalogue_grace_s: float = 2.0
+
+    # Health of endpoints.
+    circuit_faults: int = 3
+    circuit_backoff_s: float = 5.0
+    circuit_backoff_max_s: float = 60.0
+
+    # Engines and nodes.
+    node_grace_s: float = 10.0  # after the start: how long requests wait for the first node of a pool
+    load_timeout_s: float = 600.0
+    stop_timeout_s: float = 60.0
+    load_tries_max: int = 3
+    load_backoff_s: float = 2.0  # doubled after each failed load in a row
+    load_cooldown_s: float = 60.0  # after the last try
+
+    # Priors, until something has been observed.
+    service_prior_s: float = 3.0
+    load_prior_s: float = 45.0
+    wake_prior_s: float = 2.5
+    output_prior_tokens: int = 256
+
+    def overtakes(self, priority: Priority, mode: Mode) -> int:
+        """K(priority, mode): how many later arrivals may be chosen before such a request."""
+        if priority >= Priority.HIGH:
+            bound = self.overtakes_high
+        elif priority >= Priority.MID:
+            bound = self.overtakes_mid
+        else:
+            bound = self.overtakes_low
+        return bound if mode is Mode.INTERACTIVE else bound * self.overtakes_batch_factor

@@ -1,0 +1,37 @@
+"""Brings a database to this version's tables. Nothing else may create or alter a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.pool import NullPool
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+LOCK = 4_710_050_001  # an advisory lock: any number that nobody else uses in this database
+
+
+def engine_of(database_url: str) -> Engine:
+    """A pool-less SQLAlchemy engine, through psycopg, for a plain postgresql:// URL."""
+    return create_engine(make_url(database_url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+
+
+def configuration() -> Config:
+    """Alembic's, made here instead of read from a file."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def migrate(database_url: str) -> None:
+    """Upgrade to the newest version, in one transaction. A second process that races waits for the first, then finds
+    nothing to do. Raises sqlalchemy.exc.OperationalError when the database is away."""
+    engine = engine_of(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        config = configuration()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    engine.dispose()

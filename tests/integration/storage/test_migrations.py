@@ -1,0 +1,89 @@
+"""The migrations make the tables that tables.py describes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+
+from logos.storage.migrate import engine_of, migrate
+from logos.storage.tables import metadata
+from tests.support.postgres import Server, rows, value
+
+
+def differences(url: str) -> list[object]:
+    engine = engine_of(url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True, "compare_type": True})
+        found = compare_metadata(context, metadata)
+    engine.dispose()
+    return list(found)
+
+
+def test_migrations_and_metadata_agree(database_url: str) -> None:
+    assert differences(database_url) == []
+
+
+def test_a_difference_between_migrations_and_metadata_is_noticed(database_url: str) -> None:
+    engine = engine_of(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE log_entry DROP COLUMN overhead_ms"))
+        connection.execute(text("DROP INDEX ix_log_entry_failed"))
+    engine.dispose()
+    assert len(differences(database_url)) == 2
+
+
+def test_migrating_again_changes_nothing(database_url: str) -> None:
+    migrate(database_url)
+    assert value(database_url, "SELECT version_num FROM alembic_version") == "0001"
+    assert differences(database_url) == []
+
+
+def test_two_processes_may_migrate_at_once(postgres_server: Server) -> None:
+    with postgres_server.fresh_database(template="template0") as url:
+        with ThreadPoolExecutor(3) as pool:
+            for running in [pool.submit(migrate, url) for _ in range(3)]:
+                running.result()
+        assert differences(url) == []
+
+
+def test_every_table_of_the_interface_is_there(database_url: str) -> None:
+    found = {
+        name
+        for (name,) in rows(
+            database_url, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+        )
+    }
+    assert found >= {
+        *("log_entry", "providers", "models", "model_provider", "policies", "teams", "users", "team_members"),
+        *("api_keys", "permissions", "attempts", "balances", "token_types", "usage_tokens", "token_prices"),
+        *("jobs", "engine_snapshots", "model_profiles", "scheduling_journal"),
+    }
+
+
+def test_every_column_of_the_interface_is_in_the_log(database_url: str) -> None:
+    found = {
+        name
+        for (name,) in rows(
+            database_url, "SELECT column_name FROM information_schema.columns WHERE table_name = 'log_entry'"
+        )
+    }
+    promised = """id request_id timestamp_request timestamp_forwarding time_at_first_token timestamp_response
+        api_key_id team_id user_id provider_id model_id policy_id input_payload headers response_payload client_ip
+        privacy_level classification_statistics initial_priority priority_when_scheduled queue_depth_at_enqueue
+        queue_depth_at_schedule queue_wait_ms predicted_ttft_ms slo_ttft_ms was_cold_start load_duration_ms attempts
+        result_status error_message usage_source cost_micro_cents cost_currency endpoint_id client_request_id"""
+    assert set(promised.split()) - found == set()
+
+
+def test_the_log_refers_to_no_table_of_the_catalogue(database_url: str) -> None:
+    assert (
+        value(
+            database_url,
+            """SELECT count(*) FROM information_schema.table_constraints
+               WHERE constraint_type = 'FOREIGN KEY' AND table_name IN ('log_entry', 'attempts', 'usage_tokens')""",
+        )
+        == 0
+    )

@@ -1,0 +1,179 @@
+"""Slots in the hands of gateways: granted while nobody waits, asked back the moment somebody does."""
+
+from __future__ import annotations
+
+from logos.domain.leases import SlotLease
+from logos.domain.nouns import Place
+from tests.scenarios.world import World, dispatched, grants, node, pooled, remote, request, revokes
+
+
+def leased(world: World, gateway: str = "g1") -> SlotLease:
+    [lease] = grants(world.arrives(request(f"first-{gateway}", gateway=gateway)))
+    return lease
+
+
+def test_a_request_placed_at_once_earns_its_gateway_slots() -> None:
+    world = World(remote(1, parallel=9))
+    assert leased(world) == SlotLease("1-1", "g1", Place(1), 4, 15.0)
+    # Of the 8 - 4 - 1 slots that are free then, a second gateway gets a smaller part.
+    assert leased(world, "g2").slots == 1
+
+
+def test_the_last_slot_is_never_leased() -> None:
+    world = World(remote(1, parallel=2))
+    assert grants(world.arrives(request("a"))) == []
+
+
+def test_what_runs_under_a_lease_takes_the_leases_slots_and_no_others() -> None:
+    world = World(remote(1, parallel=4))
+    lease = leased(world)
+    assert lease.slots == 1
+    world.reports(lease.lease_id, "x")
+    assert world.endpoint(1)["running"] == 2
+    assert world.endpoint(1)["leased_unused"] == 0
+    world.reports(lease.lease_id, ended=("x",))
+    assert world.endpoint(1)["running"] == 1
+    assert world.endpoint(1)["leased_unused"] == 1
+
+
+def test_the_moment_somebody_waits_leases_are_asked_back_once() -> None:
+    world = World(remote(1, parallel=4))
+    lease = leased(world)
+    assert dispatched(world.arrives(request("b", gateway="g2"))) == ["b"]
+    assert revokes(world.arrives(request("c", gateway="g2"))) == []  # the last free slot
+    assert revokes(world.arrives(request("d", gateway="g2"))) == [lease.lease_id]
+    assert revokes(world.arrives(request("e", gateway="g2"))) == []
+    assert dispatched(world.returns(lease.lease_id)) == ["d"]
+
+
+def test_nothing_is_leased_while_anybody_waits() -> None:
+    world = World(remote(1, parallel=4))
+    lease = leased(world)
+    world.arrive(*(request(each, gateway="g2") for each in "bcde"))
+    world.now += 6.0
+    assert grants(world.reports(lease.lease_id, "x")) == []
+    assert grants(world.finishes("b")) == []
+
+
+def test_slots_that_were_asked_back_are_free_only_when_returned() -> None:
+    world = World(remote(1, parallel=4))
+    lease = leased(world)
+    world.arrive(*(request(each, gateway="g2") for each in "bcd"))
+    assert world.endpoint(1)["waiting"] == 1
+    assert world.endpoint(1)["leased_unused"] == 1
+    # It was used before the word reached the gateway: it goes on until it ends.
+    assert dispatched(world.returns(lease.lease_id, "x")) == []
+    assert dispatched(world.reports(lease.lease_id, ended=("x",))) == ["d"]
+    assert world.scheduler.summary()["leases"] == 0
+
+
+def test_an_unused_lease_frees_its_slots_after_its_deadline_and_a_grace() -> None:
+    world = World(remote(1, parallel=2 + 1))
+    lease = leased(world)
+    world.arrive(request("b", gateway="g2"), request("c", gateway="g2", queue_timeout_s=100.0))
+    assert dispatched(world.passes(lease.ttl_s + 1.9)) == []
+    assert dispatched(world.passes(0.2)) == ["c"]
+    assert world.scheduler.summary()["leases"] == 0
+
+
+def test_a_deadline_does_not_free_what_runs() -> None:
+    world = World(remote(1, parallel=3))
+    lease = leased(world)
+    world.reports(lease.lease_id, "x")
+    world.passes(60.0)
+    assert world.endpoint(1)["running"] == 2
+    world.reports(lease.lease_id, ended=("x",))
+    world.finishes("first-g1")
+    assert world.is_empty()
+
+
+def test_a_lease_in_use_is_renewed_under_its_id_once_in_a_while() -> None:
+    world = World(remote(1, parallel=9))
+    lease = leased(world)
+    world.now += 1.0
+    assert grants(world.reports(lease.lease_id, "x", ended=("x",))) == []
+    world.now += 4.0
+    assert grants(world.reports(lease.lease_id, "y", ended=("y",))) == [lease]
+    world.passes(14.0)
+    assert world.scheduler.summary()["leases"] == 1
+
+
+def test_an_idle_lease_is_not_renewed_so_that_everything_returns_to_zero() -> None:
+    world = World(remote(1, parallel=9))
+    lease = leased(world)
+    world.finishes("first-g1")
+    world.now += 6.0
+    assert grants(world.reports(lease.lease_id)) == []
+    world.passes(60.0)
+    assert world.is_empty()
+
+
+def test_a_lease_that_is_full_grows_when_it_is_renewed() -> None:
+    world = World(remote(1, parallel=17))
+    lease = leased(world)
+    assert lease.slots == 8
+    world.now += 6.0
+    [renewed] = grants(world.reports(lease.lease_id, *(f"x{each}" for each in range(8))))
+    assert renewed == SlotLease(lease.lease_id, "g1", lease.place, 8 + 4, 15.0)
+
+
+def test_a_lease_that_is_full_grows_when_its_gateway_has_to_ask() -> None:
+    world = World(remote(1, parallel=17))
+    lease = leased(world)
+    assert grants(world.arrives(request("b"))) == []  # it has slots that it does not use
+    world.reports(lease.lease_id, *(f"x{each}" for each in range(8)))
+    [grown] = grants(world.arrives(request("c")))
+    assert (grown.lease_id, grown.slots) == (lease.lease_id, 8 + 3)
+
+
+def test_ids_that_came_and_went_between_two_reports_are_history() -> None:
+    world = World(remote(1, parallel=9))
+    lease = leased(world)
+    world.reports(lease.lease_id, "x", "y", ended=("x",))
+    assert world.endpoint(1)["running"] == 2
+    assert world.endpoint(1)["service_p50_s"] == 1.0
+
+
+def test_a_report_of_a_lease_that_is_over_changes_nothing() -> None:
+    world = World(remote(1, parallel=9))
+    leased(world)
+    assert world.reports("9-9", "x", ended=("y",)) == []
+    assert world.returns("9-9", "x") == []
+    assert world.endpoint(1)["running"] == 1
+
+
+def test_a_lost_gateway_frees_its_leases_and_what_ran_under_them() -> None:
+    world = World(remote(1, parallel=4))
+    lease = leased(world)
+    world.reports(lease.lease_id, "x")
+    world.arrive(*(request(each, gateway="g2") for each in "bcde"))
+    assert dispatched(world.gateway_lost("g1")) == ["d", "e"]
+
+
+def test_a_retry_after_a_failure_under_a_lease_is_placed_even_before_the_report_of_it() -> None:
+    world = World(remote(1, parallel=9), remote(2))
+    lease = leased(world)
+    world.reports(lease.lease_id, "x")
+    assert dispatched(world.arrives(request("x", 2, attempt=2))) == ["x"]
+    world.reports(lease.lease_id, ended=("x",), ok=False)
+    assert world.endpoint(2)["running"] == 1
+    assert world.endpoint(1)["running"] == 1
+
+
+def test_endpoints_with_rates_are_never_leased() -> None:
+    world = World(remote(1, parallel=9, requests_per_minute=100))
+    assert grants(world.arrives(request("a"))) == []
+
+
+def test_an_engine_that_fails_or_leaves_loses_its_leases() -> None:
+    world = World(pooled(1, parallel=9))
+    world.node_seen(node("n", 24))
+    world.arrives(request("a"))
+    world.awake("n/m1/1")
+    [lease] = grants(world.arrives(request("b")))
+    assert revokes(world.engine_fails("n/m1/1")) == [lease.lease_id]
+    world.returns(lease.lease_id)
+    world.fails("a")
+    world.fails("b")
+    world.cold("n/m1/1")
+    assert world.is_empty()

@@ -1,0 +1,122 @@
+"""After a restart of the scheduler: what gateways and nodes hold becomes known before anything is given away."""
+
+from __future__ import annotations
+
+from logos.domain.leases import SlotLease
+from logos.domain.lifecycle import EngineState
+from logos.domain.nouns import Place
+from logos.scheduling.events import EngineSeen
+from tests.scenarios.world import World, dispatched, grants, loads, node, pooled, remote, request, stops
+
+HELD = SlotLease("1-1", "g1", Place(1), 3, 9.0)
+
+
+def test_nothing_is_placed_while_gateways_introduce_themselves() -> None:
+    world = World(remote(1, parallel=4), epoch=2, reconvene_s=2.0)
+    assert world.gateway_seen("g2") == []
+    assert world.arrives(request("a", gateway="g2"), request("b", gateway="g2")) == []
+    world.now += 1.0
+    assert world.gateway_seen("g1", HELD) == []
+    assert dispatched(world.passes(1.1)) == ["a"]
+    assert world.endpoint(1)["leased_unused"] == 3
+
+
+def test_leases_of_before_the_restart_go_on_under_their_ids() -> None:
+    world = World(remote(1, parallel=9), epoch=2)
+    world.gateway_seen("g1", HELD)
+    world.reports("1-1", "x")
+    assert (world.endpoint(1)["running"], world.endpoint(1)["leased_unused"]) == (1, 2)
+    world.now += 6.0
+    [renewed] = grants(world.reports("1-1", "y"))
+    assert (renewed.lease_id, renewed.slots) == ("1-1", 3)
+
+
+def test_a_lease_of_before_the_restart_runs_out_when_its_holder_said() -> None:
+    world = World(remote(1, parallel=3), epoch=2)
+    world.gateway_seen("g1", HELD)
+    world.arrives(request("a"))
+    assert dispatched(world.passes(9.0 + 1.9)) == []
+    assert dispatched(world.passes(0.2)) == ["a"]
+
+
+def test_new_leases_have_ids_of_their_own() -> None:
+    world = World(remote(1, parallel=99), epoch=2)
+    world.gateway_seen("g1", HELD)
+    [lease] = grants(world.arrives(request("a", gateway="g2")))
+    assert lease.lease_id == "2-1"
+
+
+def test_what_ran_before_the_restart_counts_and_ends_like_any_other() -> None:
+    world = World(remote(1, parallel=2), epoch=2)
+    world.gateway_seen("g1", running=(("x", Place(1)), ("y", Place(1))))
+    assert dispatched(world.arrives(request("a"))) == []
+    assert dispatched(world.finishes("x")) == ["a"]
+    world.leaves("y")
+    world.finishes("a")
+    assert world.is_empty()
+
+
+def test_what_ran_under_a_lease_is_counted_once_when_the_lease_reports_it() -> None:
+    world = World(remote(1, parallel=9), epoch=2)
+    world.gateway_seen("g1", HELD, running=(("x", Place(1)), ("y", Place(1))))
+    world.reports("1-1", "x", "y")
+    assert (world.endpoint(1)["running"], world.endpoint(1)["leased_unused"]) == (2, 1)
+    world.reports("1-1", ended=("x", "y"))
+    assert (world.endpoint(1)["running"], world.endpoint(1)["leased_unused"]) == (0, 3)
+
+
+def test_what_ran_under_a_lease_ends_even_if_it_was_never_told_to_be_under_it() -> None:
+    world = World(remote(1, parallel=9), epoch=2)
+    world.gateway_seen("g1", HELD, running=(("x", Place(1)),))
+    world.reports("1-1", ended=("x",))
+    assert world.endpoint(1)["running"] == 0
+
+
+def test_a_gateway_that_introduces_itself_twice_changes_nothing() -> None:
+    world = World(remote(1, parallel=9), epoch=2)
+    for _ in range(2):
+        world.gateway_seen("g1", HELD, running=(("x", Place(1)),))
+    assert (world.endpoint(1)["running"], world.endpoint(1)["leased_unused"]) == (1, 3)
+
+
+def test_engines_of_before_the_restart_are_taken_over() -> None:
+    world = World(pooled(1, parallel=2), epoch=2, reconvene_s=2.0)
+    world.gateway_seen("g1", running=(("x", Place(1, "n/m1/7")),))
+    world.arrives(request("a"))
+    world.now += 1.0
+    assert world.node_seen(node("n", 24), EngineSeen("n/m1/7", 1, (0,), EngineState.AWAKE, 16 * 1024)) == []
+    assert dispatched(world.passes(1.1)) == ["a"]
+    assert loads(world.arrives(request("b"))) == []
+    assert dispatched(world.finishes("x")) == ["b"]
+
+
+def test_everything_may_be_heard_of_before_the_catalogue_is() -> None:
+    world = World(epoch=2)
+    world.scheduler = type(world.scheduler)(type(world.scheduler._state.catalogue)(), world.scheduler._state.settings)
+    world.node_seen(node("n", 24), EngineSeen("n/m1/7", 1, (0,), EngineState.AWAKE, 16 * 1024))
+    place = Place(1, "n/m1/7")
+    world.gateway_seen("g1", SlotLease("1-1", "g1", place, 1, 9.0), running=(("x", place),))
+    assert world.arrives(request("a")) == []
+    assert dispatched(world.declares(pooled(1, parallel=4))) == ["a"]
+    assert world.endpoint(1)["leases"] == 1
+    assert dispatched(world.arrives(request("b"))) == ["b"]
+
+
+def test_an_engine_of_an_endpoint_that_is_no_more_is_stopped() -> None:
+    world = World(pooled(1), epoch=2)
+    assert stops(world.node_seen(node("n", 24), EngineSeen("n/m9/7", 9, (0,), EngineState.AWAKE, 8 * 1024))) == [
+        "n/m9/7"
+    ]
+
+
+def test_an_engine_that_was_loading_is_waited_for() -> None:
+    world = World(pooled(1), epoch=2)
+    world.node_seen(node("n", 24), EngineSeen("n/m1/7", 1, (0,), EngineState.LOADING, 16 * 1024))
+    assert world.arrives(request("a")) == []
+    assert dispatched(world.awake("n/m1/7")) == ["a"]
+
+
+def test_engine_ids_of_before_the_restart_are_not_used_again() -> None:
+    world = World(pooled(1, gib=8, replicas=(2, 2)), epoch=2)
+    [load] = loads(world.node_seen(node("n", 24), EngineSeen("n/m1/1", 1, (0,), EngineState.AWAKE, 8 * 1024)))
+    assert load.engine_id == "n/m1/2"

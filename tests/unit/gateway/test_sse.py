@@ -1,0 +1,214 @@
+"""Reading a stream on its way past: bytes unchanged but for the two changes that the interface page names."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logos.domain.records import Charge
+from logos.gateway.sse import LINE_BYTES_MAX, EventStream
+from logos.providers.fake import chat_events
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+
+
+def euro(usage: Mapping[str, Any]) -> Charge:
+    return Charge(int(usage.get("completion_tokens") or 0) * 100 + 5, "EUR")
+
+
+def free(usage: Mapping[str, Any]) -> Charge:
+    return Charge()
+
+
+def passed(events: EventStream, pieces: list[bytes]) -> bytes:
+    return b"".join([*map(events.feed, pieces), events.end()])
+
+
+def cut(stream: bytes, at: list[int]) -> list[bytes]:
+    """The stream in pieces, cut at these places."""
+    edges = [0, *sorted({place % (len(stream) + 1) for place in at}), len(stream)]
+    return [stream[start:end] for start, end in itertools.pairwise(edges) if end > start]
+
+
+def usage_line(usage: Mapping[str, Any], **extra: object) -> bytes:
+    return b"data: " + json.dumps({"id": "x", "choices": [], "usage": usage, **extra}).encode() + b"\n\n"
+
+
+texts = st.lists(st.text(max_size=12), max_size=6)
+line_ends = st.sampled_from([b"\n", b"\r\n"])
+cuts = st.lists(st.integers(0, 5000), max_size=40)
+usages = st.dictionaries(
+    st.sampled_from(["prompt_tokens", "completion_tokens", "total_tokens", "x-usage", "}{"]),
+    st.one_of(st.integers(0, 10**6), st.dictionaries(st.text(max_size=3), st.integers(0, 9), max_size=2)),
+    max_size=4,
+).filter(lambda usage: isinstance(usage.get("completion_tokens", 0), int))
+
+
+@given(texts, usages, line_ends, cuts, st.booleans())
+def test_however_a_stream_is_cut_its_bytes_pass_unchanged(
+    tokens: list[str], usage: dict[str, Any], line_end: bytes, at: list[int], commented: bool
+) -> None:
+    stream = b"".join(chat_events(tokens, usage=usage)).replace(b"\n", line_end)
+    if commented:
+        stream = b": ping" + line_end + line_end + stream
+    events = EventStream()
+    assert passed(events, cut(stream, at)) == stream
+    assert events.usage == usage
+    assert events.done
+    assert events.finished
+
+
+@given(texts, usages, line_ends, cuts)
+def test_however_a_stream_is_cut_exactly_the_usage_event_is_left_out(
+    tokens: list[str], usage: dict[str, Any], line_end: bytes, at: list[int]
+) -> None:
+    without = b"".join(chat_events(tokens)).replace(b"\n", line_end)
+    stream = b"".join(chat_events(tokens, usage=usage)).replace(b"\n", line_end)
+    events = EventStream(drop_usage=True, charge_of=euro)
+    assert passed(events, cut(stream, at)) == without
+    assert events.usage == usage
+
+
+@given(texts, usages, line_ends, cuts)
+def test_however_a_stream_is_cut_exactly_the_cost_is_put_in(
+    tokens: list[str], usage: dict[str, Any], line_end: bytes, at: list[int]
+) -> None:
+    stream = b"".join(chat_events(tokens, usage=usage)).replace(b"\n", line_end)
+    events = EventStream(charge_of=euro)
+    out = passed(events, cut(stream, at))
+    whole = EventStream(charge_of=euro)
+    assert out == passed(whole, [stream])
+    added = b'"cost":%s,"cost_currency":"EUR"' % cost_text(usage)
+    assert out.count(added) == 1
+    assert out.replace(b"," + added, b"") == stream or out.replace(added, b"") == stream
+    spliced = next(line for line in out.splitlines() if added in line)
+    told = json.loads(spliced.removeprefix(b"data: "))["usage"]
+    assert told == {**usage, "cost": float(cost_text(usage)), "cost_currency": "EUR"}
+
+
+def cost_text(usage: Mapping[str, Any]) -> bytes:
+    micro_cents = euro(usage).micro_cents
+    return f"{micro_cents // 10**8}.{micro_cents % 10**8:08d}".rstrip("0").encode()
+
+
+@given(texts, usages, cuts)
+def test_tokens_and_events_are_counted_alike_however_a_stream_is_cut(
+    tokens: list[str], usage: dict[str, Any], at: list[int]
+) -> None:
+    stream = b"".join(chat_events(tokens, usage=usage))
+    whole, split = EventStream(), EventStream()
+    passed(whole, [stream])
+    passed(split, cut(stream, at))
+    assert (split.tokens, split.events) == (whole.tokens, whole.events)
+
+
+@given(st.lists(st.text(min_size=1, max_size=12), max_size=8), cuts)
+def test_events_with_text_are_counted_and_role_finish_and_usage_are_not(tokens: list[str], at: list[int]) -> None:
+    events = EventStream()
+    passed(events, cut(b"".join(chat_events(tokens, usage=USAGE)), at))
+    assert events.tokens == len(tokens)
+
+
+@given(st.lists(st.binary(max_size=40), max_size=10))
+def test_garbage_passes_unchanged(pieces: list[bytes]) -> None:
+    events = EventStream(charge_of=euro)
+    assert passed(events, pieces) == b"".join(pieces)
+
+
+def test_whole_lines_go_on_at_once_and_half_a_line_waits_for_its_rest() -> None:
+    events = EventStream()
+    assert events.feed(b'data: {"a":1}\n') == b'data: {"a":1}\n'
+    assert events.feed(b'\ndata: {"b"') == b"\n"
+    assert events.feed(b":2}\n\n") == b'data: {"b":2}\n\n'
+
+
+def test_a_line_longer_than_the_bound_is_not_held_back() -> None:
+    events = EventStream()
+    long = b"data: " + b"x" * LINE_BYTES_MAX
+    out = [events.feed(long), events.feed(b"yz"), events.feed(b"\n\ndata: [DONE]\n\n")]
+    assert out == [long, b"yz", b"\n\ndata: [DONE]\n\n"]
+    assert events.done
+
+
+def test_usage_null_in_every_event_stays_and_is_no_usage() -> None:
+    stream = b'data: {"choices":[{"delta":{"content":"a"}}],"usage":null}\n\ndata: {"choices":[],"usage": null}\n\n'
+    events = EventStream(drop_usage=True, charge_of=euro)
+    assert events.feed(stream) == stream
+    assert events.usage is None
+
+
+def test_usage_beside_choices_is_never_left_out() -> None:
+    stream = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1}}\n\n'
+    events = EventStream(drop_usage=True)
+    assert events.feed(stream) == stream
+    assert events.usage == {"prompt_tokens": 1}
+    assert events.finished
+
+
+def test_the_word_usage_in_a_text_changes_nothing() -> None:
+    said = json.dumps({"choices": [{"delta": {"content": 'say "usage": {"total_tokens": 9} and [DONE] "error"'}}]})
+    stream = f"data: {said}\n\n".encode()
+    events = EventStream(drop_usage=True, charge_of=euro)
+    assert events.feed(stream) == stream
+    assert (events.usage, events.done, events.error) == (None, False, None)
+
+
+def test_without_a_price_the_usage_passes_unchanged() -> None:
+    stream = usage_line(USAGE)
+    assert EventStream(charge_of=free).feed(stream) == stream
+
+
+def test_a_cost_that_the_upstream_put_there_is_replaced_by_ours() -> None:
+    events = EventStream(charge_of=euro)
+    out = events.feed(usage_line({**USAGE, "cost": 99.0}))
+    assert json.loads(out.removeprefix(b"data: "))["usage"] == {**USAGE, "cost": 3.05e-06, "cost_currency": "EUR"}
+
+
+def test_the_cost_goes_into_the_top_level_usage_even_if_the_same_bytes_stand_elsewhere() -> None:
+    same = {"completion_tokens": 1}
+    out = EventStream(charge_of=euro).feed(usage_line(same, zz={"usage": same}))
+    told = json.loads(out.removeprefix(b"data: "))
+    assert told["usage"] == {**same, "cost": 1.05e-06, "cost_currency": "EUR"}
+    assert told["zz"] == {"usage": same}
+
+
+def test_usage_with_spaces_and_an_empty_usage_take_the_cost() -> None:
+    for usage in (b"{ }", b'{ "completion_tokens" : 2 }'):
+        out = EventStream(charge_of=euro).feed(b'data:{"choices": [], "usage" : %s }\n\n' % usage)
+        assert json.loads(out.removeprefix(b"data:"))["usage"]["cost_currency"] == "EUR"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ({"message": "out of memory", "code": 500}, "out of memory"),
+        ("plain", "plain"),
+        ({"message": {"nested": 1}}, '{"nested":1}'),
+        ([1], "[1]"),
+    ],
+)
+def test_an_error_event_is_noticed_as_text_whatever_its_shape(error: object, text: str) -> None:
+    stream = b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
+    events = EventStream()
+    assert events.feed(stream) == stream
+    assert events.error == text
+    assert events.tokens == 0
+
+
+def test_reasoning_beside_an_empty_content_counts() -> None:
+    events = EventStream()
+    events.feed(b'data: {"choices":[{"delta":{"content":"","reasoning_content":"hm"}}]}\n\n')
+    assert events.tokens == 1
+
+
+def test_an_end_without_a_newline_is_still_read() -> None:
+    events = EventStream(drop_usage=True)
+    assert events.feed(b"data: [DONE]") == b""
+    assert events.end() == b"data: [DONE]"
+    assert events.done

@@ -1,0 +1,117 @@
+"""No secret passes through the log, in whatever way it came in."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from logos.telemetry.logs import configure, redact
+
+SECRETS = [
+    "sk-proj-abcdefghijklmnop1234",
+    "sk-ant-api03-AAAABBBBCCCC_dddd-eeee",
+    "lg-3f9a2c_Zm9vYmFyYmF6cXV4",
+    "lg_3f9a2cZm9vYmFyYmF6cXV4",
+    "hf_AbCdEfGhIjKlMnOp",
+    "gsk_abcdefghijklmnop",
+    "AIzaSyA-1234567890abcdefghijklmno",
+]
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = tuple(root.handlers), root.level
+    yield
+    for handler in tuple(root.handlers):
+        root.removeHandler(handler)
+    for handler in handlers:
+        root.addHandler(handler)
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize(
+    "sentence",
+    ["{}", "key {} was refused", "Authorization: Bearer {}", "url=https://x/?api_key={}&a=1", '{{"k":"{}"}}'],
+)
+def test_a_key_is_redacted_wherever_it_stands(secret: str, sentence: str) -> None:
+    assert secret not in redact(sentence.format(secret))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer abc123def456",
+        "'authorization': 'Basic dXNlcjpwYXNzd29yZA=='",
+        "api-key=abc123def456",
+        '{"api_key": "abc123def456"}',
+        "x-api-key: abc123def456",
+        "logos_key: abc123def456",
+        "password=abc123def456",
+        "postgresql://postgres:abc123def456@127.0.0.1:5432/logosdb",
+        "dsn postgresql://:abc123def456@h/db",
+    ],
+)
+def test_what_is_announced_as_a_secret_is_redacted(text: str) -> None:
+    found = redact(text)
+    assert "abc123def456" not in found
+    assert "dXNlcjpwYXNzd29yZA" not in found
+    assert "[redacted]" in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the scheduler took 12 ms for req_0123456789abcdef",
+        "model qwen2.5-7b at endpoint 3, prompt 12 tokens",
+        "http://127.0.0.1:8080/v1/models",
+        "task-12345678 and risk-assessment-tool",
+        "no api key was given",
+    ],
+)
+def test_ordinary_lines_stay_as_they_are(text: str) -> None:
+    assert redact(text) == text
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("style", ["keyvalue", "json"])
+def test_arguments_and_tracebacks_are_redacted_too(style: str) -> None:
+    stream = io.StringIO()
+    configure("INFO", style, stream)
+    try:
+        raise ValueError("upstream said sk-abcdefghijklmnop")
+    except ValueError:
+        logging.getLogger("x").exception("calling with %s", {"Authorization": "Bearer abcdefgh12345678"})
+    text = stream.getvalue()
+    assert "abcdefgh12345678" not in text
+    assert "sk-abcdefghijklmnop" not in text
+    assert "Traceback" in text
+    assert text.count("\n") == 1
+
+
+@pytest.mark.usefixtures("restored")
+def test_json_lines_are_json_with_the_request_id() -> None:
+    stream = io.StringIO()
+    configure("INFO", "json", stream)
+    logging.getLogger("logos.x").info("hello %s", "world", extra={"request_id": "req_1"})
+    line = json.loads(stream.getvalue())
+    assert (line["message"], line["level"], line["logger"], line["request_id"]) == (
+        "hello world",
+        "info",
+        "logos.x",
+        "req_1",
+    )
+
+
+@pytest.mark.usefixtures("restored")
+def test_key_value_lines_quote_what_needs_it() -> None:
+    stream = io.StringIO()
+    configure("INFO", "keyvalue", stream)
+    logging.getLogger("x").warning('two words and a "quote"\nand a line')
+    text = stream.getvalue()
+    assert 'level=warning logger=x message="two words and a \\"quote\\"\\nand a line"' in text
