@@ -173,20 +173,15 @@ class SchedulerOnRay(SchedulerActor):
         await self.start()
 
 
-class LedgerOnRay(Ledger):
-    """The ledger actor."""
-
-    async def __init__(self, *arguments: Any, **options: Any) -> None:  # type: ignore[misc]
-        super().__init__(*arguments, **options)
-        await self.start()
-
-
 class AccountsOnRay(Accounts):
     """The accounts actor."""
 
-    async def __init__(self, *arguments: Any, **options: Any) -> None:  # type: ignore[misc]
-        super().__init__(*arguments, **options)
+    async def __init__(self, database_url: str) -> None:  # type: ignore[misc]
+        super().__init__(database_url)
         await self.start()
+
+    async def ping(self) -> int:
+        return self.epoch
 
 
 class NodeOnRay(NodeActor):

@@ -18,7 +18,6 @@ from deployments.actors import (
     LEDGER,
     SCHEDULER,
     AccountsOnRay,
-    LedgerOnRay,
     NodeOnRay,
     SchedulerOnRay,
     create,
@@ -26,6 +25,7 @@ from deployments.actors import (
 )
 from deployments.classifier import APP_NAME, Classifier
 from deployments.ingress import Ingress
+from logos.actors.ledger import Ledger
 from logos.actors.node import NodeSettings
 from logos.config import Configuration, Settings, load
 from logos.domain.errors import InvalidDeclaration
@@ -62,7 +62,7 @@ def scheduler_settings(settings: Settings) -> SchedulerSettings:
 def ensure_actors(platform: Platform) -> list[Any]:
     """Finds or makes accounts, ledger and scheduler. Returns the handles, in the order to end them last."""
     accounts = create(AccountsOnRay, ACCOUNTS, platform.database_url)
-    ledger = create(LedgerOnRay, LEDGER, platform.database_url)
+    ledger = create(Ledger, LEDGER, platform.database_url)
     journal = platform.journal_dir if platform.settings.scheduler.journal else None
     scheduler = create(SchedulerOnRay, SCHEDULER, scheduler_settings(platform.settings), journal)
     ray.get([actor.ping.remote() for actor in (accounts, ledger, scheduler)])

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -20,6 +20,8 @@ from logos.documents import parse, read_yaml, secret_resolver
 from logos.domain.errors import InvalidDeclaration
 from logos.domain.keys import flaw_of_chosen
 from logos.domain.nouns import Privacy
+
+DeclaredKind = TypeVar("DeclaredKind", bound=Declared)
 
 Seconds = Annotated[float, Field(strict=True, gt=0, le=10_000_000, allow_inf_nan=False)]
 SecondsOrZero = Annotated[float, Field(strict=True, ge=0, le=10_000_000, allow_inf_nan=False)]
@@ -220,6 +222,14 @@ def load_declaration(path: Path, environment: Mapping[str, str] | None = None) -
     """The file of `logos apply`, its secrets resolved here, on the caller's machine."""
     variables = os.environ if environment is None else environment
     return parse(Declaration, read_yaml(path), str(path), secret_resolver(variables, path.parent))
+
+
+def load_item(
+    kind: type[DeclaredKind], document: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> DeclaredKind:
+    """One thing declared on a command line, its secrets resolved like a file's."""
+    variables = os.environ if environment is None else environment
+    return parse(kind, dict(document), resolve=secret_resolver(variables, Path()))
 
 
 def read_environment(variables: Mapping[str, str]) -> Environment:

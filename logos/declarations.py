@@ -335,6 +335,10 @@ class Declaration(Declared):
         return not any(getattr(self, name) for name in Declaration.model_fields)
 
     def revealed(self) -> dict[str, Any]:
-        """As plain JSON values with the secrets in them: for the one message that carries them to accounts."""
-        fields = set(Declaration.model_fields)
-        return self.model_dump(mode="json", exclude_unset=True, include=fields, context={"reveal": True})
+        """See `revealed` below; of a config file only what may be declared."""
+        return {name: value for name, value in revealed(self).items() if name in Declaration.model_fields}
+
+
+def revealed(declared: Declared) -> dict[str, Any]:
+    """As plain JSON values with the secrets in them, without what was left out: for the one message to accounts."""
+    return declared.model_dump(mode="json", exclude_unset=True, context={"reveal": True})

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import Protocol
 
 import aiohttp
 from aiohttp import http_exceptions
+from aiohttp.client_proto import ResponseHandler
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -182,23 +184,38 @@ class _Stale(aiohttp.ServerDisconnectedError):
     """A connection that had served before was closed before the first byte of this answer."""
 
 
-_used_connections: weakref.WeakSet[asyncio.BaseProtocol] = weakref.WeakSet()
+# The body that each connection carries or carried last: a connection that is in here has served before.
+_bodies: weakref.WeakKeyDictionary[ResponseHandler, aiohttp.StreamReader] = weakref.WeakKeyDictionary()
 
 
 class _Response(aiohttp.ClientResponse):
-    """Tells a used connection that went away from an upstream that breaks; aiohttp raises the same for both."""
+    """Adds what aiohttp leaves out. A used connection that went away is told from an upstream that breaks, and a body
+    whose framing breaks in the middle ends with an error (aiohttp 3.14 closes the connection but lets the reader wait).
+    """
 
     async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         protocol = connection.protocol
         try:
             response = await super().start(connection)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if protocol in _used_connections:
+            if protocol in _bodies:
                 raise _Stale from error
             raise
-        if protocol is not None and protocol not in _used_connections:
-            _used_connections.add(protocol)
+        if protocol is not None:
+            if protocol not in _bodies and (closed := protocol.closed) is not None:
+                closed.add_done_callback(functools.partial(_break_off, weakref.ref(protocol)))
+            _bodies[protocol] = self.content
         return response
+
+
+def _break_off(connection: weakref.ref[ResponseHandler], closed: asyncio.Future[None]) -> None:
+    """Called when a connection has closed, for whatever reason."""
+    if not closed.cancelled():
+        closed.exception()  # looked at, so that nobody warns
+    protocol = connection()
+    body = _bodies.get(protocol) if protocol is not None else None
+    if body is not None and not body.is_eof() and body.exception() is None:
+        body.set_exception(aiohttp.ClientPayloadError("the connection closed before the body was complete"))
 
 
 async def _post(session: aiohttp.ClientSession, target: Target, body: bytes) -> aiohttp.ClientResponse:

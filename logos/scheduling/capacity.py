@@ -75,7 +75,7 @@ class Capacity:
 
     def provide(self, endpoint: EndpointState) -> Refusal | None:
         """Brings the engines that are wanted there now; a refusal if requests wait and none can come."""
-        if not endpoint.is_pooled or endpoint.is_removed:
+        if not endpoint.is_pooled:
             return None
         while True:
             live = [engine for engine in endpoint.engines.values() if engine.is_live]

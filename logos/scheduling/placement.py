@@ -59,11 +59,12 @@ class Placement:
         self._state.touched.pop(endpoint.endpoint.id, None)
         if endpoint.engines:
             self._capacity.attend(endpoint)
-        if endpoint.is_removed or endpoint.endpoint.id in self._state.upset:
+        is_upset = endpoint.endpoint.id in self._state.upset
+        if is_upset or (endpoint.is_removed and self._state.has_catalogue):
             self._state.upset.pop(endpoint.endpoint.id, None)
             self._leases.recall(endpoint.places.values())
             self._choose_again(endpoint)
-        if self._state.is_reconvening:
+        if endpoint.is_removed or self._state.is_reconvening:
             return
         if endpoint.queue:
             self._serve(endpoint)
@@ -97,7 +98,8 @@ class Placement:
         if refusals:
             # What may pass is told rather than what will not.
             return next((each for each in refusals if each.code == "no_capacity"), refusals[0])
-        if request.candidates and state.now < ticket.arrived_at + state.settings.catalogue_grace_s:
+        is_early = not state.has_catalogue or state.now < ticket.arrived_at + state.settings.catalogue_grace_s
+        if request.candidates and is_early:
             return Choice(request.candidates[0].endpoint_id)
         return Refusal("no_capacity", "none of its endpoints is known to the scheduler", RETRY_AFTER_MIN_S)
 
@@ -216,8 +218,6 @@ class Placement:
     def _serve(self, endpoint: EndpointState) -> None:
         """Dispatches in the queue's order while a place has room and the endpoint's rate admits it."""
         state = self._state
-        if endpoint.is_removed:
-            return
         while (ticket := endpoint.queue.peek()) is not None:
             place = endpoint.roomiest()
             if place is None:

@@ -276,7 +276,7 @@ class EmbeddedPostgres:
         path = self._cluster / "postmaster.pid"
         pid = _pid_in(path)
         if pid is not None and psutil.pid_exists(pid) and _postmaster_of(self._cluster) is None:
-            pass
+            path.unlink(missing_ok=True)
 
     # Access
 

@@ -1,129 +1,38 @@
-"""The simulated engine as a real process, started through `logos.engines` and used by the official OpenAI client."""
+"""The simulated engine as a real process, used by the official OpenAI client and by clients that leave."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import openai
-import psutil
 import pytest
 
-from logos.domain.errors import EngineFailed
-from logos.domain.lifecycle import EngineState
-from logos.engines.adoption import adopt, read_records, record_of, write_records
-from logos.engines.identity import ProcessIdentity
 from logos.engines.launch import EngineKind, EngineLaunch
 from logos.engines.process import EngineProcess, free_port
+from tests.support.engines import (
+    HELLO,
+    MODEL,
+    StartEngine,
+    client,
+    engine,
+    seconds_until_running,
+    session,
+    shared_engine,
+)
 from tests.support.vllm_server import CHAT_FLAGS, FLAGS, SETTINGS, tiny_model
 
-MODEL = "simulated-7b"
-PACE = ("--step-base-ms", "5", "--step-per-sequence-ms", "0.1", "--prefill-per-token-ms", "0.05")
-TIMES = ("--load-s", "0.1", "--sleep-s", "0.1", "--wake-s", "0.1")
-LONG = {"max_tokens": 5000, "extra_body": {"ignore_eos": True}}
-HELLO = [{"role": "user", "content": "Hello, who are you?"}]
+__all__ = ["client", "engine", "session", "shared_engine"]
+
 WEATHER = {
     "type": "function",
     "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
 }
-
-StartEngine = Callable[..., Awaitable[EngineProcess]]
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
-@pytest.fixture
-async def start_engine(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator[StartEngine]:
-    """Starts engines, and ends them when the test is over, however it ends."""
-    started: list[EngineProcess] = []
-
-    async def start(*args: str, ready: bool = True) -> EngineProcess:
-        launch = EngineLaunch(
-            engine_id=f"engine-{len(started)}",
-            model=MODEL,
-            kind=EngineKind.SIMULATED,
-            port=free_port(),
-            log_file=str(tmp_path / "logs" / f"{len(started)}.log"),
-            args=(*PACE, *TIMES, *args),
-        )
-        engine = EngineProcess(launch, session)
-        started.append(engine)
-        await engine.start()
-        if ready:
-            await engine.wait_ready(timeout_s=20)
-        return engine
-
-    yield start
-    for engine in started:
-        await engine.stop(grace_s=2)
-
-
-@pytest.fixture
-async def own_engine(start_engine: StartEngine) -> EngineProcess:
-    """An engine for one test alone, which may do with it what it likes."""
-    return await start_engine()
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EngineLaunch, ProcessIdentity]]:
-    """One engine for all tests that only send requests."""
-    log_file = tmp_path_factory.mktemp("shared") / "log"
-    launch = EngineLaunch("shared", MODEL, EngineKind.SIMULATED, free_port(), str(log_file), args=(*PACE, *TIMES))
-
-    async def start() -> EngineProcess:
-        async with aiohttp.ClientSession() as session:
-            engine = EngineProcess(launch, session)
-            await engine.start()
-            try:
-                await engine.wait_ready(timeout_s=20)
-            except BaseException:
-                await engine.stop(0)
-                raise
-            return engine
-
-    engine = asyncio.run(start())
-    try:
-        assert engine.identity is not None
-        yield launch, engine.identity
-    finally:
-        asyncio.run(engine.stop())
-
-
-@pytest.fixture
-async def engine(shared: tuple[EngineLaunch, ProcessIdentity], session: aiohttp.ClientSession) -> EngineProcess:
-    return EngineProcess(shared[0], session, shared[1])
-
-
-@pytest.fixture
-async def client(engine: EngineProcess) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with client_of(engine) as client:
-        yield client
-
-
-def client_of(engine: EngineProcess) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{engine.launch.base_url}/v1", api_key="any", max_retries=0)
-
-
-async def seconds_until_running(engine: EngineProcess, running: int, timeout_s: float = 5.0) -> float:
-    began_s = time.monotonic()
-    while (await engine.scrape()).running != running:
-        assert time.monotonic() - began_s < timeout_s, f"never {running} running"
-        await asyncio.sleep(0.01)
-    return time.monotonic() - began_s
 
 
 # --- what clients see ---------------------------------------------------------------------------------------
@@ -322,182 +231,6 @@ async def test_many_clients_of_which_half_leave_leave_nothing_behind(
     assert (await engine.scrape()).kv_usage == 0.0
 
 
-# --- transitions --------------------------------------------------------------------------------------------
-
-
-async def test_health_says_when_the_model_is_loaded(start_engine: StartEngine) -> None:
-    engine = await start_engine("--load-s", "1.0", ready=False)
-    while not engine.alive() or not engine.identity.listens_on(engine.launch.port):  # type: ignore[union-attr]
-        await asyncio.sleep(0.02)
-    assert not await engine.healthy()
-    with pytest.raises(EngineFailed, match="503"):
-        await engine.probe()
-    assert 1.0 <= await engine.wait_ready(timeout_s=10) < 5
-
-
-async def test_an_engine_sleeps_holds_requests_and_wakes(own_engine: EngineProcess) -> None:
-    assert 0.1 <= await own_engine.sleep() < 1
-    assert await own_engine.is_sleeping()
-    async with client_of(own_engine) as client:
-        held = asyncio.create_task(client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=5))
-        await asyncio.sleep(0.1)
-        assert (await own_engine.scrape()).waiting == 1
-        assert not held.done()
-        assert 0.1 <= await own_engine.wake() < 1
-        assert not await own_engine.is_sleeping()
-        assert (await held).choices[0].message.content
-
-
-async def test_a_level_2_sleep_is_ended_in_its_order(own_engine: EngineProcess) -> None:
-    await own_engine.sleep(level=2)
-    await own_engine.wake()
-    assert not await own_engine.is_sleeping()
-
-
-async def test_sleep_lets_a_running_answer_end(own_engine: EngineProcess) -> None:
-    async with client_of(own_engine) as client:
-        running = asyncio.create_task(
-            client.completions.create(model=MODEL, prompt="a", max_tokens=60, extra_body={"ignore_eos": True})
-        )
-        await seconds_until_running(own_engine, 1)
-        assert await own_engine.sleep() > 0.15
-        answer = await running
-    assert answer.usage is not None
-    assert answer.usage.completion_tokens == 60
-
-
-async def test_a_busy_engine_stops_promptly(own_engine: EngineProcess) -> None:
-    async with client_of(own_engine) as client:
-        running = [
-            asyncio.create_task(client.completions.create(model=MODEL, prompt="a", stream=stream, **LONG))
-            for stream in (True, False)
-        ]
-        await seconds_until_running(own_engine, 2)
-        assert await own_engine.stop(grace_s=5) < 1.0
-        assert not own_engine.alive()
-        await asyncio.gather(*running, return_exceptions=True)
-
-
-async def test_an_engine_that_ignores_sigterm_is_killed(own_engine: EngineProcess) -> None:
-    assert own_engine.pid is not None
-    os.kill(own_engine.pid, signal.SIGSTOP)
-    assert 0.2 <= await own_engine.stop(grace_s=0.2) < 2.0
-    assert not psutil.pid_exists(own_engine.pid)
-
-
-async def test_an_engine_that_dies_while_loading_is_told_with_its_last_words(start_engine: StartEngine) -> None:
-    engine = await start_engine("--max-num-seqs", "none", ready=False)
-    with pytest.raises(EngineFailed, match=r"exit code 2.*invalid int value: 'none'"):
-        await engine.wait_ready(timeout_s=20)
-
-
-async def test_a_port_that_is_taken_is_told_and_not_mistaken_for_the_engine(
-    own_engine: EngineProcess, session: aiohttp.ClientSession
-) -> None:
-    second = EngineProcess(own_engine.launch, session)
-    try:
-        await second.start()
-        with pytest.raises(EngineFailed, match="address already in use"):
-            await second.wait_ready(timeout_s=20)
-    finally:
-        await second.stop()
-    assert own_engine.alive()
-
-
-async def test_an_engine_that_takes_too_long_is_told_apart(start_engine: StartEngine) -> None:
-    engine = await start_engine("--load-s", "30", ready=False)
-    with pytest.raises(EngineFailed, match="not ready after") as failed:
-        await engine.wait_ready(timeout_s=0.2)
-    assert failed.value.code == "engine_timeout"
-
-
-async def test_an_engine_is_started_once(own_engine: EngineProcess) -> None:
-    with pytest.raises(EngineFailed, match="running already"):
-        await own_engine.start()
-
-
-async def test_a_python_that_is_not_there_is_told(tmp_path: Path, session: aiohttp.ClientSession) -> None:
-    launch = EngineLaunch(
-        "e", MODEL, EngineKind.SIMULATED, free_port(), str(tmp_path / "log"), python="/nowhere/python"
-    )
-    with pytest.raises(EngineFailed, match="cannot be started"):
-        await EngineProcess(launch, session).start()
-
-
-# --- adoption -----------------------------------------------------------------------------------------------
-
-PARENT = """
-import asyncio, sys
-from pathlib import Path
-import aiohttp, msgspec
-from logos.domain.lifecycle import EngineState
-from logos.engines.adoption import record_of, write_records
-from logos.engines.identity import ProcessIdentity
-from logos.engines.launch import EngineLaunch
-from logos.engines.process import EngineProcess
-
-async def main() -> None:
-    async with aiohttp.ClientSession() as session:
-        engine = EngineProcess(msgspec.json.decode(sys.argv[1], type=EngineLaunch), session)
-        await engine.start()
-        await engine.wait_ready(20)
-        write_records(Path(sys.argv[2]), [record_of(engine, EngineState.AWAKE)])
-        print("ready", flush=True)
-        await asyncio.sleep(60)
-
-asyncio.run(main())
-"""
-
-
-async def test_an_engine_survives_kill_9_of_its_parent_and_is_found_again(
-    tmp_path: Path, session: aiohttp.ClientSession
-) -> None:
-    import msgspec
-
-    path = tmp_path / "engines.json"
-    launch = EngineLaunch(
-        "e1", MODEL, EngineKind.SIMULATED, free_port(), str(tmp_path / "log"), args=(*PACE, *TIMES), endpoint_id=3
-    )
-    root = Path(__file__).resolve().parents[2]
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, msgspec.json.encode(launch).decode(), str(path)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    )
-    engine = None
-    try:
-        assert parent.stdout is not None
-        assert await asyncio.to_thread(parent.stdout.readline) == b"ready\n"
-        parent.kill()
-        parent.wait()
-        parent.stdout.close()
-        adoption = await adopt(path, session)
-        ((engine, state),) = adoption.adopted
-        assert (engine.engine_id, engine.launch, state) == ("e1", launch, EngineState.AWAKE)
-        assert await engine.probe() < 5
-        assert await engine.stop() < 1
-        assert not engine.alive()
-        assert (await adopt(path, session)).lost == ("e1",)
-        assert read_records(path) == []
-    finally:
-        parent.kill()
-        for record in read_records(path):
-            await EngineProcess(record.launch, session, record.identity).stop(1)
-
-
-async def test_a_loading_engine_that_does_not_listen_yet_is_ended(
-    own_engine: EngineProcess, tmp_path: Path, session: aiohttp.ClientSession
-) -> None:
-    from dataclasses import replace
-
-    path = tmp_path / "engines.json"
-    record = record_of(own_engine, EngineState.LOADING)
-    write_records(path, [replace(record, launch=replace(record.launch, port=free_port()))])
-    adoption = await adopt(path, session)
-    assert adoption.ended == (own_engine.engine_id,)
-    assert not own_engine.alive()
-
-
 # --- against a real vLLM ------------------------------------------------------------------------------------
 
 LAST = [{"role": "user", "content": "Hello"}]
@@ -543,8 +276,11 @@ def shape(value: object) -> object:
 
 
 async def shape_of_answer(session: aiohttp.ClientSession, url: str, path: str, body: dict[str, Any]) -> object:
-    """Status, content type and shape of an answer; of the middle of a stream, one event stands for all."""
-    async with session.post(f"{url}/v1/{path}", json={"max_tokens": 4, "ignore_eos": True, **body}) as response:
+    """Status, content type and shape of an answer; of the middle of a stream, one event stands for all.
+
+    Answers are so long that no server sends them in one event.
+    """
+    async with session.post(f"{url}/v1/{path}", json={"max_tokens": 200, "ignore_eos": True, **body}) as response:
         text = await response.text()
         head = (response.status, response.headers["Content-Type"])
     if not head[1].startswith("text/event-stream"):

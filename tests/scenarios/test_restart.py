@@ -92,10 +92,9 @@ def test_engines_of_before_the_restart_are_taken_over() -> None:
 
 def test_everything_may_be_heard_of_before_the_catalogue_is() -> None:
     world = World(epoch=2)
-    world.scheduler = type(world.scheduler)(type(world.scheduler._state.catalogue)(), world.scheduler._state.settings)
-    world.node_seen(node("n", 24), EngineSeen("n/m1/7", 1, (0,), EngineState.AWAKE, 16 * 1024))
+    assert world.node_seen(node("n", 24), EngineSeen("n/m1/7", 1, (0,), EngineState.AWAKE, 16 * 1024)) == []
     place = Place(1, "n/m1/7")
-    world.gateway_seen("g1", SlotLease("1-1", "g1", place, 1, 9.0), running=(("x", place),))
+    assert world.gateway_seen("g1", SlotLease("1-1", "g1", place, 1, 9.0), running=(("x", place),)) == []
     assert world.arrives(request("a")) == []
     assert dispatched(world.declares(pooled(1, parallel=4))) == ["a"]
     assert world.endpoint(1)["leases"] == 1

@@ -81,7 +81,9 @@ class World:
     """A scheduler core that is told what happens and asked what it did."""
 
     def __init__(self, *endpoints: Endpoint, epoch: int = 1, **settings: Any) -> None:
-        self.scheduler = Scheduler(catalogue(*endpoints), SchedulerSettings(**settings), epoch=epoch)
+        """Without endpoints no catalogue has been heard of yet."""
+        known = catalogue(*endpoints) if endpoints else Catalogue()
+        self.scheduler = Scheduler(known, SchedulerSettings(**settings), epoch=epoch)
         self.now = 100.0
         self.asked: list[float] = []
 

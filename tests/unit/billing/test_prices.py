@@ -39,7 +39,9 @@ CHOICES = {
 
 @pytest.mark.parametrize(("rows", "on", "expected"), CHOICES.values(), ids=CHOICES)
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_most_specific_row_wins_then_the_newest(rows: list[Price], on: dt.date, expected: int, turned: bool) -> None:
+def test_the_most_specific_row_wins_then_the_newest(
+    rows: list[Price], on: dt.date, expected: int, turned: bool
+) -> None:
     rows = rows[::-1] if turned else rows
     assert select(rows, 1, 1, on)["prompt"].micro_cents_per_million == expected
 
@@ -83,7 +85,10 @@ def test_the_choice_is_the_same_in_any_order_and_from_a_book(found: list[Price],
         for other in found:
             if other.token_type == row.token_type and other.valid_from <= on and select([other], 1, 2, on):
                 specific = (other.model_id is not None, other.provider_id is not None)
-                assert (specific, other.valid_from) <= ((row.model_id is not None, row.provider_id is not None), row.valid_from)
+                assert (specific, other.valid_from) <= (
+                    (row.model_id is not None, row.provider_id is not None),
+                    row.valid_from,
+                )
 
 
 def test_the_prompts_currency_wins_where_rows_disagree() -> None:
@@ -97,7 +102,10 @@ def test_the_prompts_currency_wins_where_rows_disagree() -> None:
     [
         ([price(1, currency="USD"), price(2, "completion")], "one currency"),
         ([price(1, currency="USD"), price(2, "completion", valid_from=JUNE)], "2026-06-01"),
-        ([price(1), price(2, "completion"), price(3, "reasoning", currency="USD", model_id=1)], "reasoning tokens in USD"),
+        (
+            [price(1), price(2, "completion"), price(3, "reasoning", currency="USD", model_id=1)],
+            "reasoning tokens in USD",
+        ),
         ([price(1, "promt")], "did you mean 'prompt'"),
         ([price(-1)], "below zero"),
     ],

@@ -51,8 +51,10 @@ class World:
 
     def __post_init__(self) -> None:
         self.keys = [
-            Key(id=id, name=str(id), prefix="", digest=b"", team_id=TEAM, limits=self.own, team_limits=self.team)
-            for id in (1, 2)
+            Key(
+                id=key_id, name=str(key_id), prefix="", digest=b"", team_id=TEAM, limits=self.own, team_limits=self.team
+            )
+            for key_id in (1, 2)
         ]
         self.new_book()
         for name in GATEWAYS:
@@ -147,7 +149,7 @@ class World:
         for _, admission in self.open[name]:
             admission.running = False
         self.new_gateway(name)
-        self.finals |= {id for id, (slice_, _) in self.granted.items() if slice_.gateway_id == name}
+        self.finals |= {slice_id for slice_id, (slice_, _) in self.granted.items() if slice_.gateway_id == name}
 
     def restart_book(self) -> None:
         """The accounts actor restarts and every gateway tells what it knows. What a dead one did is lost."""

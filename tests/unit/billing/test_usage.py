@@ -141,7 +141,10 @@ def test_a_part_without_a_price_is_billed_as_its_total() -> None:
 
 
 def test_parts_that_overlap_are_billed_once() -> None:
-    assert billable({"prompt": 100, "cached_prompt": 80, "audio_prompt": 90}) == {"cached_prompt": 80, "audio_prompt": 20}
+    assert billable({"prompt": 100, "cached_prompt": 80, "audio_prompt": 90}) == {
+        "cached_prompt": 80,
+        "audio_prompt": 20,
+    }
 
 
 counts = st.dictionaries(st.sampled_from(TOKEN_TYPES), st.integers(-5, 1000))

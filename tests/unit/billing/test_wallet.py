@@ -7,9 +7,14 @@ T = 50.0
 
 
 def slice_of(
-    requests: int | None = 5, tokens: int | None = 500, concurrent: int | None = None, *, id: str = "q1-1", key_id: int = 1
+    requests: int | None = 5,
+    tokens: int | None = 500,
+    concurrent: int | None = None,
+    *,
+    slice_id: str = "q1-1",
+    key_id: int = 1,
 ) -> QuotaSlice:
-    return QuotaSlice(id, key_id, "a", 10.0, requests, tokens, concurrent, 100, 80, 60.0, 1000, 400, 60.0)
+    return QuotaSlice(slice_id, key_id, "a", 10.0, requests, tokens, concurrent, 100, 80, 60.0, 1000, 400, 60.0)
 
 
 def wallet_with(*slices: QuotaSlice, at: float = T) -> QuotaWallet:
@@ -69,7 +74,7 @@ def test_unused_tokens_come_back_and_excess_is_taken_at_settlement() -> None:
 
 
 def test_figures_for_headers_count_what_the_granter_and_the_wallet_have_left() -> None:
-    wallet = wallet_with(slice_of(requests=5, tokens=500), slice_of(requests=3, tokens=100, id="q1-2"))
+    wallet = wallet_with(slice_of(requests=5, tokens=500), slice_of(requests=3, tokens=100, slice_id="q1-2"))
     spent = spend(wallet, 50)
     assert (spent.limit_requests, spent.remaining_requests, spent.reset_requests_s) == (100, 80 + 4 + 3, 60.0)
     assert (spent.limit_tokens, spent.remaining_tokens, spent.reset_tokens_s) == (1000, 400 + 450 + 100, 60.0)
@@ -137,7 +142,7 @@ def test_the_wish_doubles_while_slices_are_used_up_within_a_second_and_shrinks_w
     for number in range(6):
         need = wallet.need(1, 100, now)
         wishes.append((need.wanted_requests, need.wanted_tokens))
-        wallet.add(slice_of(need.wanted_requests, None, id=f"q1-{number}"), now)
+        wallet.add(slice_of(need.wanted_requests, None, slice_id=f"q1-{number}"), now)
         now += 0.5 if number < 3 else 8.0
     assert wishes == [(1, 100), (2, 200), (4, 400), (8, 800), (4, 400), (2, 200)]
 
@@ -147,7 +152,7 @@ def test_the_wish_does_not_grow_while_the_granter_gives_less() -> None:
     wishes = []
     for number in range(20):
         wishes.append(wallet.need(1, 0, T + number / 10).wanted_requests)
-        wallet.add(slice_of(1, id=f"q1-{number}"), T + number / 10)
+        wallet.add(slice_of(1, slice_id=f"q1-{number}"), T + number / 10)
     assert max(wishes) == 2
 
 
@@ -170,13 +175,15 @@ def test_a_refusal_is_forgotten_when_a_request_of_the_key_ends() -> None:
 
 
 def test_after_a_restart_of_the_granter_everything_of_the_last_minute_is_told() -> None:
-    wallet = wallet_with(slice_of(id="q1-1", requests=2), slice_of(id="q1-2"))
+    wallet = wallet_with(slice_of(slice_id="q1-1", requests=2), slice_of(slice_id="q1-2"))
     for _ in range(2):
         wallet.settle(spend(wallet, 10), 10, T)
     wallet.reported(wallet.due(T), T)  # q1-1 is over and forgotten, but for the history
     spend(wallet, 7, T + 5)
     told = wallet.reintroduce(T + 8)
-    assert {(use.slice_id, use.requests, use.tokens, use.running, use.final, use.key_id, use.age_s) for use in told} == {
+    assert {
+        (use.slice_id, use.requests, use.tokens, use.running, use.final, use.key_id, use.age_s) for use in told
+    } == {
         ("past-a-1-50", 2, 20, 0, True, 1, 8.0),
         ("q1-2", 1, 7, 1, True, 1, 3.0),
     }
@@ -197,7 +204,7 @@ def test_memory_does_not_grow_with_the_number_of_admissions() -> None:
     for number in range(5_000):
         now = T + number / 10
         wallet.need(1, 1, now)
-        wallet.add(slice_of(1, id=f"q1-{number}"), now)
+        wallet.add(slice_of(1, slice_id=f"q1-{number}"), now)
         wallet.recall([f"lost-{number}"], now)
         wallet.settle(spend(wallet, 1, now), 1, now)
         wallet.reported(wallet.due(now), now)
