@@ -6,7 +6,7 @@ actor is away or restarting), an error of our own tree arrives as itself. No log
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,6 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from logos.actors.accounts import Accounts
-from logos.actors.ledger import Ledger
 from logos.actors.node import NodeActor, NodeSettings
 from logos.actors.scheduler import EngineDone, EngineOrder, SchedulerActor
 from logos.domain.directory import DirectoryUpdate
@@ -22,6 +21,7 @@ from logos.domain.leases import QuotaNeed, QuotaRefusal, QuotaSlice, QuotaUse
 from logos.domain.records import Record
 from logos.scheduling.messages import GatewayReport, SchedulerReply
 from logos.scheduling.settings import SchedulerSettings
+from logos.storage.ledger_writer import JournalEntry
 
 NAMESPACE = "logos"
 SCHEDULER = "scheduler"
@@ -100,6 +100,9 @@ class LedgerRemote(RemoteActor):
     async def append(self, gateway_id: str, records: tuple[Record, ...]) -> frozenset[str]:
         return cast("frozenset[str]", await self.call("append", gateway_id, records))
 
+    async def append_journal(self, epoch: int, entries: Sequence[JournalEntry]) -> None:
+        await self.call("append_journal", epoch, entries)
+
     async def push_metrics(self, gateway_id: str, snapshot: bytes) -> None:
         await self.call("push_metrics", gateway_id, snapshot)
 
@@ -167,6 +170,7 @@ class SchedulerOnRay(SchedulerActor):
             AccountsRemote(),
             NodeRemote,
             journal_directory=journal_directory,
+            journal_store=LedgerRemote(),
             gateway_lives=_replica_lives,
             restarted=_restarted(),
         )

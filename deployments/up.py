@@ -244,7 +244,7 @@ class Up:
         self._say("Try it:")
         self._say(
             f"curl {base}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
-            f"""-d '{{"model": "{model or 'MODEL'}", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
+            f"""-d '{{"model": "{model or "MODEL"}", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
         )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import msgspec
 
@@ -27,14 +28,25 @@ FILE_BYTES_MAX = 64 * 1024 * 1024
 FILES_MAX = 4
 
 
-def encode_entry(event: Event, caused: Sequence[Command]) -> bytes:
-    """One journal line without its line end."""
-    return _encode(
-        {
-            "event": [type(event).__name__, event],
-            "commands": [[type(command).__name__, command] for command in caused],
-        }
-    )
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One entry on its way to file and table: the event's name and body and the commands, already JSON."""
+
+    kind: str
+    at: float
+    event: bytes
+    commands: bytes
+
+    @property
+    def encoded(self) -> bytes:
+        """The journal line without its line end."""
+        return b'{"event":["%s",%s],"commands":%s}' % (self.kind.encode(), self.event, self.commands)
+
+
+def encode_entry(event: Event, caused: Sequence[Command]) -> Line:
+    """The event and what it caused, as a line."""
+    commands = [(type(command).__name__, command) for command in caused]
+    return Line(type(event).__name__, event.at, _encode(event), _encode(commands))
 
 
 def encode_opening(opening: JournalOpening) -> bytes:
@@ -101,31 +113,28 @@ class JournalWriter:
             old.unlink(missing_ok=True)
         self.path = directory / f"{opening.epoch}.jsonl"
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._pending: list[bytes] = []
+        self._pending: list[Line] = []
         self._size = 0
         self.complete = True
-        self._pending.append(encode_opening(opening))
+        self._write([encode_opening(opening)])
 
     def append(self, event: Event, caused: Sequence[Command]) -> None:
         if self.complete:
             self._pending.append(encode_entry(event, caused))
 
-    def take_pending(self) -> list[bytes]:
+    def take_pending(self) -> list[Line]:
         """Writes what gathered with one call and returns it, so that the caller may ship it too."""
         taken, self._pending = self._pending, []
         if taken and self.complete:
-            data = b"\n".join(taken) + b"\n"
-            os.write(self._file, data)
-            self._size += len(data)
-            self.complete = self._size < FILE_BYTES_MAX
+            self._write([line.encoded for line in taken])
         return taken
+
+    def _write(self, lines: list[bytes]) -> None:
+        data = b"\n".join(lines) + b"\n"
+        os.write(self._file, data)
+        self._size += len(data)
+        self.complete = self._size < FILE_BYTES_MAX
 
     def close(self) -> None:
         self.take_pending()
         os.close(self._file)
-
-
-def entry_fields(line: bytes) -> dict[str, Any]:
-    """A line as plain values, for the table `scheduling_journal`."""
-    found: dict[str, Any] = msgspec.json.decode(line)
-    return found

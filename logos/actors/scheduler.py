@@ -7,16 +7,18 @@ Postgres, no money, no decision. Handles of other actors come in as callables, s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from logos.actors.journal import JournalWriter
+from logos.actors.journal import JournalWriter, encode_opening
 from logos.domain.catalogue import Catalogue
 from logos.domain.directory import DirectoryUpdate
 from logos.domain.errors import StaleEpoch
@@ -50,6 +52,7 @@ from logos.scheduling.events import (
 from logos.scheduling.messages import GatewayCommand, GatewayReport, SchedulerReply
 from logos.scheduling.replay import JournalOpening, begin
 from logos.scheduling.settings import SchedulerSettings
+from logos.storage.ledger_writer import JournalEntry
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,8 @@ GATEWAY_SILENCE_S = 5.0  # then Ray is asked whether it lives
 GATEWAY_SILENCE_S_MAX = 30.0  # then it is gone, whatever Ray says
 NODE_SILENCE_S = 6.0
 JOURNAL_INTERVAL_S = 0.2
+JOURNAL_BATCH = 2_000
+JOURNAL_BACKLOG_MAX = 50_000  # beyond it the table has a hole, which its sequence shows; the file has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,15 @@ class NodePort(Protocol):
     async def release(self) -> None: ...
 
 
+class JournalPort(Protocol):
+    """Where journals are kept for reports: the ledger. May fail with ConnectionError."""
+
+    async def append_journal(self, epoch: int, entries: Sequence[JournalEntry]) -> None: ...
+
+
 class CataloguePort(Protocol):
+    """Where the catalogue comes from: accounts."""
+
     async def watch(self, holder: str, epoch: int, version: int, wait_s: float) -> DirectoryUpdate: ...
 
 
@@ -132,6 +145,7 @@ class SchedulerActor:
         nodes: Callable[[str], NodePort],
         *,
         journal_directory: Path | None = None,
+        journal_store: JournalPort | None = None,
         gateway_lives: Callable[[str], Awaitable[bool]] | None = None,
         restarted: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -146,6 +160,12 @@ class SchedulerActor:
         opening = JournalOpening(epoch=self.epoch, catalogue=Catalogue(), settings=settings)
         self._core = begin(opening)
         self._journal = JournalWriter(journal_directory, opening) if journal_directory else None
+        self._journal_store = journal_store
+        self._journal_backlog: deque[JournalEntry] = deque()
+        self._journal_sequence = 1
+        if journal_store is not None:
+            snapshot = encode_opening(opening).decode()
+            self._journal_backlog.append(JournalEntry(0, clock(), "snapshot", snapshot, None))
         self._gateways: dict[str, _Gateway] = {}
         self._node_heard_at: dict[str, float] = {}
         self._engine_node: dict[str, str] = {}
@@ -378,7 +398,21 @@ class SchedulerActor:
     async def _write_journal(self) -> None:
         while self._journal is not None:
             await asyncio.sleep(JOURNAL_INTERVAL_S)
-            self._journal.take_pending()
+            for line in self._journal.take_pending():
+                if self._journal_store is not None and len(self._journal_backlog) < JOURNAL_BACKLOG_MAX:
+                    event, commands = line.event.decode(), line.commands.decode()
+                    entry = JournalEntry(self._journal_sequence, line.at, line.kind, event, commands)
+                    self._journal_backlog.append(entry)
+                self._journal_sequence += 1
+            with contextlib.suppress(ConnectionError, TimeoutError):  # stays in the backlog
+                await self._ship_journal()
+
+    async def _ship_journal(self) -> None:
+        batch = list(itertools.islice(self._journal_backlog, JOURNAL_BATCH))
+        if self._journal_store is not None and batch:
+            await self._journal_store.append_journal(self.epoch, batch)
+            for _ in batch:
+                self._journal_backlog.popleft()
 
 
 def _place_of(command: GatewayCommand) -> Any:

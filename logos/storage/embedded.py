@@ -165,6 +165,9 @@ class EmbeddedPostgres:
                     break
         if self._child is not None:
             self._child.poll()
+        if self._access is not None and not self._access.socket_directory.startswith(str(self._data_dir)):
+            with suppress(OSError):  # not empty while it is in use
+                Path(self._access.socket_directory).rmdir()
 
     def _ended(self, process: psutil.Process, patience_s: float) -> bool:
         """Whether it ends in time. A zombie has ended: its parent may be one that never asks."""

@@ -27,8 +27,13 @@ from tests.support.engines import (
     TIMES,
     StartEngine,
     client_of,
+    own_engine,
     seconds_until_running,
+    session,
+    start_engine,
 )
+
+__all__ = ["own_engine", "session", "start_engine"]
 
 LONG = {"max_tokens": 5000, "extra_body": {"ignore_eos": True}}
 
@@ -147,7 +152,6 @@ from logos.engines.identity import ProcessIdentity
 from logos.engines.launch import EngineLaunch
 from logos.engines.process import EngineProcess
 
-__all__ = ["own_engine", "session", "start_engine"]
 
 async def main() -> None:
     async with aiohttp.ClientSession() as session:

@@ -24,10 +24,11 @@ from tests.support.engines import (
     seconds_until_running,
     session,
     shared_engine,
+    start_engine,
 )
 from tests.support.vllm_server import CHAT_FLAGS, FLAGS, SETTINGS, tiny_model
 
-__all__ = ["client", "engine", "session", "shared_engine"]
+__all__ = ["client", "engine", "session", "shared_engine", "start_engine"]
 
 WEATHER = {
     "type": "function",

@@ -90,7 +90,11 @@ async def in_process_platform(
             return nodes[node_id]
 
         scheduler = SchedulerActor(
-            scheduler_settings or SchedulerSettings(), accounts, node_port, journal_directory=directory / "journal"
+            scheduler_settings or SchedulerSettings(),
+            accounts,
+            node_port,
+            journal_directory=directory / "journal",
+            journal_store=ledger,
         )
         await scheduler.start()
         stack.push_async_callback(scheduler.close)

@@ -37,7 +37,7 @@ def test_everything_has_a_default() -> None:
     [
         ("server: {prot: 80}", ": unknown key server.prot: the nearest valid key is server.port"),
         ("port: 80", ": unknown key port: the nearest valid key is server.port"),
-        ("nodes: [{name: n, memory: 24}]", ": unknown key nodes[0].memory: the nearest valid key is nodes[0].memory_gib"),
+        ("nodes: [{name: n, memory: 24}]", ": unknown key nodes[0].memory: the nearest valid key is nodes[0].mem"),
         ("scheduler: {policy: etfft}", ": scheduler.policy: should be 'fcfs', 'utilization' or 'ettft'"),
         ("server: {port: '80'}", ": server.port: should be a whole number"),
         ("server: {port: 65536}", ": server.port: should be less than or equal to 65535"),

@@ -119,7 +119,7 @@ def test_a_server_resolves_no_secret() -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"models": [{"name": "a"}, {"name": "b", "engine": {"memory_gb": 1}}]}, "nearest valid key is models[1].engine.memory_gib"),
+        ({"models": [{"name": "a"}, {"name": "b", "engine": {"gpu": 1}}]}, "valid key is models[1].engine.gpus"),
         ({"modles": []}, "unknown key modles: the nearest valid key is models"),
         ({"models": [{"name": "m", "engine": {}}]}, "models[0].engine.memory_gib is missing"),
         ({"models": [{"name": "auto"}]}, "models[0].name: this name asks for a model to be chosen"),
@@ -133,7 +133,7 @@ def test_a_server_resolves_no_secret() -> None:
         ({"providers": [{"name": "p", "privacy": "LOCAL"}]}, "providers[0]: a remote provider needs its base_url"),
         ({"providers": [{"name": "p", "privacy": "LOCAL", "base_url": "ftp://h"}]}, "providers[0].base_url: "),
         (
-            {"providers": [{"name": "p", "privacy": "LOCAL", "base_url": "https://h", "auth_format": "{key.__class__}"}]},
+            {"providers": [{"name": "p", "privacy": "LOCAL", "base_url": "https://h", "auth_format": "{key.x}"}]},
             "auth_format needs {key} once",
         ),
         ({"policies": [{"name": "p", "priority": "urgent"}]}, "policies[0].priority: should be low, mid or high"),

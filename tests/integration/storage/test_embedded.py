@@ -182,6 +182,10 @@ def test_a_long_data_directory_still_has_a_socket(tmp_path: Path) -> None:
         directory = json.loads((deep / "postgres.json").read_text())["socket_directory"]
         assert len(directory) <= 90
         assert value(postgres.url, "SELECT 1") == 1
+        postgres.stop()
+        assert not Path(directory).exists()
+        postgres.start()
+        assert Path(directory).exists()
     finally:
         postgres.stop()
 

@@ -276,7 +276,7 @@ def run(world: World, script: list[tuple]) -> None:
     assert world.book.is_idle(world.now), "quota leaked"
 
 
-many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @many

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import random
+from collections.abc import Iterable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +13,9 @@ from logos.classification.ranking import candidates, rank
 from logos.classification.selection import Allowed, Demand, permitted_endpoints
 from logos.domain.catalogue import Catalogue
 from logos.domain.errors import LogosError
-from logos.domain.nouns import Endpoint, EngineSpec, Key, Model, Policy, Privacy, Weights
+from logos.domain.nouns import Endpoint, EngineSpec, Key, Model, Policy, Priority, Privacy, Weights
+
+ENGINES = [None, EngineSpec()]
 
 weight = st.integers(-30, 30)
 threshold = weight | st.sampled_from([1024, -1024])
@@ -68,11 +72,10 @@ demands = st.builds(
 meanings = st.none() | st.dictionaries(model_ids, st.floats(-1, 1))
 
 
-@settings(max_examples=3000, deadline=None)
-@given(catalogues, keys, policies, demands, meanings)
-def test_no_candidate_is_ever_forbidden_and_everything_else_is_one(
+def check_candidates(
     catalogue: Catalogue, key: Key, policy: Policy, demand: Demand, meaning: dict[int, float] | None
 ) -> None:
+    """What is a candidate is exactly what the rules, said once more endpoint by endpoint, allow."""
     allowed = Allowed((), {}, Weights(), {})
     with contextlib.suppress(LogosError):
         allowed = permitted_endpoints(catalogue, key, policy, demand)
@@ -80,7 +83,6 @@ def test_no_candidate_is_ever_forbidden_and_everything_else_is_one(
     assert len(found) == len(set(found))
 
     def may_serve(endpoint: Endpoint) -> bool:
-        """The rules but for cost, said once more, endpoint by endpoint."""
         model = catalogue.model.get(endpoint.model_id)
         return (
             model is not None
@@ -101,10 +103,52 @@ def test_no_candidate_is_ever_forbidden_and_everything_else_is_one(
     assert set(found) == expected
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
+@given(catalogues, keys, policies, demands, meanings)
+def test_no_candidate_is_ever_forbidden_and_everything_else_is_one(
+    catalogue: Catalogue, key: Key, policy: Policy, demand: Demand, meaning: dict[int, float] | None
+) -> None:
+    check_candidates(catalogue, key, policy, demand, meaning)
+
+
+def test_no_candidate_is_ever_forbidden_in_ten_thousand_larger_catalogues() -> None:
+    """As above without hypothesis, which takes longer to make a catalogue than the rules take to judge it."""
+    chance = random.Random(20261123)
+
+    def some(values: Iterable[object]) -> frozenset:
+        return frozenset(value for value in values if chance.random() < 0.5)
+
+    def number() -> int:
+        return chance.choice([chance.randint(-30, 30), chance.randint(-30, 30), 1024, -1024])
+
+    for _ in range(10_000):
+        names = range(1, chance.randint(1, 9))
+        known = tuple(
+            Model(
+                model_id,
+                "m",
+                weights=Weights(*(chance.randint(-30, 30) for _ in range(4))),
+                context_length_tokens=chance.choice([None, chance.randint(1, 200)]),
+                capabilities=some(["chat", "completions", "embeddings"]) if chance.random() < 0.3 else frozenset(),
+            )
+            for model_id in names
+        )
+        placed = tuple(
+            Endpoint(number, chance.randint(1, 9), 1, chance.choice(list(Privacy)), "m", engine=chance.choice(ENGINES))
+            for number in range(chance.randint(0, 20))
+        )
+        policy = Policy(1, "p", chance.choice(list(Privacy)), Priority.MID, *(number() for _ in range(4)))
+        key = Key(1, "k", "", b"", model_ids=chance.choice([None, some(range(1, 10))]))
+        demand = Demand(
+            chance.choice([None, chance.randint(1, 9)]), "chat", chance.randint(0, 80), chance.choice([None, 60])
+        )
+        check_candidates(Catalogue(models=known, endpoints=placed), key, policy, demand, {1: 0.5})
+
+
+@settings(max_examples=100, deadline=None)
 @given(catalogues, keys, policies, meanings, st.randoms())
 def test_the_ranking_does_not_depend_on_the_order_of_declaration(
-    catalogue: Catalogue, key: Key, policy: Policy, meaning: dict[int, float] | None, random: object
+    catalogue: Catalogue, key: Key, policy: Policy, meaning: dict[int, float] | None, chance: random.Random
 ) -> None:
     def ranked(of: Catalogue) -> object:
         try:
@@ -114,7 +158,7 @@ def test_the_ranking_does_not_depend_on_the_order_of_declaration(
         return candidates(rank(allowed, "code", meaning), allowed)
 
     shuffled_models, shuffled_endpoints = list(catalogue.models), list(catalogue.endpoints)
-    random.shuffle(shuffled_models)  # type: ignore[attr-defined]
-    random.shuffle(shuffled_endpoints)  # type: ignore[attr-defined]
+    chance.shuffle(shuffled_models)
+    chance.shuffle(shuffled_endpoints)
     other = Catalogue(models=tuple(shuffled_models), endpoints=tuple(shuffled_endpoints))
     assert ranked(catalogue) == ranked(catalogue) == ranked(other)

@@ -1,0 +1,160 @@
+"""The whole way of a request with every real part but Ray: actors, engines, Postgres and HTTP in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from logos.actors.accounts import Accounts
+from logos.actors.journal import replay_file
+from logos.actors.scheduler import SchedulerActor
+from logos.config import Settings
+from logos.scheduling.settings import SchedulerSettings
+from tests.support.in_process import InProcessPlatform, in_process_platform
+from tests.support.postgres import rows, value
+from tests.support.upstream import ScriptedUpstream, chat, chat_or_streamed, error, streamed
+
+KEY = "a-key-of-the-tests-0123456789abcdef0123456789"
+CHAT = "/v1/chat/completions"
+
+
+def hello(model: str | None, **more: Any) -> dict[str, Any]:
+    named = {} if model is None else {"model": model}
+    return {**named, "messages": [{"role": "user", "content": "Hello"}], **more}
+
+
+async def until(happens: Callable[[], bool], within_s: float = 5.0) -> None:
+    """Waits until it is so; fails if it does not become so."""
+    async with asyncio.timeout(within_s):
+        while not happens():
+            await asyncio.sleep(0.01)
+
+
+def is_idle(platform: InProcessPlatform) -> bool:
+    return all(
+        gateway.placement.idle and not gateway.outbox.records and not gateway.flow.in_flight
+        for gateway in platform.gateways
+    )
+
+
+@pytest.fixture
+def upstream() -> Any:
+    with ScriptedUpstream() as running:
+        yield running
+
+
+@pytest.fixture
+async def remote(database_url: str, tmp_path: Path, upstream: ScriptedUpstream) -> AsyncIterator[InProcessPlatform]:
+    """Two gateways in front of one remote provider with one model of eight places."""
+    settings = Settings.default_world().model_copy(update={"nodes": ()})
+    declaration = {
+        "providers": [{"name": "far", "kind": "openai", "base_url": upstream.base_url, "privacy": "LOCAL"}],
+        "models": [{"name": "m", "endpoints": [{"provider": "far", "max_parallel": 8}]}],
+        "keys": [{"name": "tests", "key": KEY, "limits": {"requests_per_minute": 100000, "concurrent": 500}}],
+    }
+    async with in_process_platform(
+        database_url, tmp_path, settings=settings, declaration=declaration, gateways=2
+    ) as platform:
+        yield platform
+
+
+def client_of(platform: InProcessPlatform, number: int = 0) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=platform.urls[number], headers={"authorization": f"Bearer {KEY}"}, timeout=30, trust_env=False
+    )
+
+
+async def test_a_first_request_loads_its_engine_and_is_on_record(database_url: str, tmp_path: Path) -> None:
+    async with in_process_platform(database_url, tmp_path) as platform, client_of(platform) as client:
+        client.headers["authorization"] = f"Bearer {platform.root_key}"
+        first = await client.post(CHAT, json=hello("llama-3.1-8b", max_tokens=4))
+        second = await client.post(CHAT, json=hello("llama-3.1-8b", max_tokens=4))
+        assert first.status_code == second.status_code == 200
+        assert first.headers["x-logos-tier"] == "cold"
+        assert second.headers["x-logos-tier"] == "warm"
+        await until(lambda: is_idle(platform))
+        found = rows(
+            database_url,
+            "SELECT result_status, was_cold_start, classification_statistics, usage_source FROM log_entry ORDER BY id",
+        )
+        assert found == [("success", True, None, "upstream"), ("success", False, None, "upstream")]
+
+
+async def test_the_journal_of_a_live_run_replays_to_the_same_commands(database_url: str, tmp_path: Path) -> None:
+    async with in_process_platform(database_url, tmp_path, gateways=2) as platform:
+        async with client_of(platform) as client:
+            client.headers["authorization"] = f"Bearer {platform.root_key}"
+            await asyncio.gather(
+                *(client.post(CHAT, json=hello("qwen2.5-coder-7b", max_tokens=3)) for _ in range(60)),
+                *(client.post(CHAT, json=hello(None, max_tokens=3)) for _ in range(10)),
+            )
+        await until(lambda: is_idle(platform))
+    (journal,) = (tmp_path / "journal").glob("*.jsonl")
+    assert journal.read_bytes().count(b"\n") > 20
+    assert replay_file(journal) == []
+
+
+async def test_more_clients_than_places_are_all_served_and_nothing_stays_behind(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    upstream.answer("m", chat(delay_s=0.02))
+    async with client_of(remote, 0) as one, client_of(remote, 1) as other:
+        answers = await asyncio.gather(*(each.post(CHAT, json=hello("m")) for _ in range(32) for each in (one, other)))
+    assert {answer.status_code for answer in answers} == {200}
+    await until(lambda: is_idle(remote))
+    assert value(database_url, "SELECT count(*) FROM log_entry WHERE result_status = 'success'") == 64
+    assert upstream.most_at_once("m") <= 8
+
+
+async def test_a_client_that_leaves_a_stream_frees_its_place_and_is_charged_what_it_got(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    upstream.answer("m", streamed(["word"] * 500, pace_s=0.02))
+    async with client_of(remote) as client, client.stream("POST", CHAT, json=hello("m", stream=True)) as answer:
+        lines = answer.aiter_lines()
+        for _ in range(6):
+            await anext(lines)
+    await until(lambda: is_idle(remote))
+    status, source, http_status = rows(database_url, "SELECT result_status, usage_source, attempts FROM log_entry")[0]
+    assert (status, source, http_status) == ("client_left", "relayed", 1)
+    completion = value(database_url, "SELECT tokens FROM usage_tokens JOIN token_types USING (token_type) LIMIT 1") \
+        if False else None
+    assert completion is None
+
+
+async def test_the_scheduler_may_be_replaced_under_load(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    upstream.answer("m", chat_or_streamed(pace_s=0.005))
+    async with client_of(remote, 0) as one, client_of(remote, 1) as other:
+        asked = [
+            asyncio.create_task(each.post(CHAT, json=hello("m", stream=number % 2 == 0)))
+            for number in range(60)
+            for each in (one, other)
+        ]
+        await asyncio.sleep(0.1)
+        await remote.replace_scheduler()
+        answers = await asyncio.gather(*asked)
+    assert {answer.status_code for answer in answers} == {200}
+    await until(lambda: is_idle(remote))
+    assert value(database_url, "SELECT count(*) FROM log_entry WHERE result_status = 'success'") == 120
+    assert upstream.most_at_once("m") <= 8
+
+
+async def test_an_upstream_that_fails_is_answered_for_and_recorded_once(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    upstream.answer("m", error())
+    async with client_of(remote) as client:
+        answer = await client.post(CHAT, json=hello("m"))
+    assert answer.status_code == 502
+    assert upstream.base_url not in answer.text
+    await until(lambda: is_idle(remote))
+    assert rows(database_url, "SELECT result_status, attempts, usage_source FROM log_entry") == [
+        ("upstream_error", 1, "none")
+    ]
