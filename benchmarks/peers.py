@@ -24,8 +24,8 @@ from tests.support.vllm_server import free_port
 
 ANSWER = (
     '{"id":"chatcmpl-bench","object":"chat.completion","created":1700000000,"model":"bench","choices":[{"index":0,'
-    '"message":{"role":"assistant","content":"Hello! I am a model that always answers the same few words to everybody,'
-    ' at once."},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":12,"completion_tokens":18,'
+    '"message":{"role":"assistant","content":"Hello! I am a model that always answers the same words to everybody,'
+    ' at once."},"finish_reason":"stop"}],"usage":{"prompt_tokens":12,"completion_tokens":18,'
     '"total_tokens":30},"system_fingerprint":"fp_01"}'
 )
 

@@ -138,10 +138,13 @@ class Stream(asyncio.Protocol):
         self.ended.set()
 
 
-async def measure(url: str, headers: list[str], model: str, streams: int, chunks: int, spread: bool) -> dict[str, object]:
-    """Opens the connections first, then asks on all of them: at once, or spread over one interval of chunks."""
+async def measure(
+    url: str, headers: list[str], model: str, streams: int, chunks: int, spread: bool
+) -> dict[str, object]:
+    """Opens the connections first, then asks on all of them: at once, or so that no two have the same phase."""
     parts = urlsplit(url)
-    document = {"model": model, "stream": True, "max_tokens": chunks, "messages": [{"role": "user", "content": "Go on."}]}
+    messages = [{"role": "user", "content": "Go on."}]
+    document = {"model": model, "stream": True, "max_tokens": chunks, "messages": messages}
     body = json.dumps(document).encode()
     lines = [f"POST {parts.path} HTTP/1.1", f"host: {parts.netloc}", "content-type: application/json", *headers]
     request = "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode() + body
@@ -156,10 +159,10 @@ async def measure(url: str, headers: list[str], model: str, streams: int, chunks
     began = loop.time()
     for index, stream in enumerate(opened):
         if spread:
-            await asyncio.sleep(max(0.0, began + index / streams / RATE * 4 - loop.time()))
+            await asyncio.sleep(max(0.0, began + index / RATE * (1 + 1 / streams) - loop.time()))
         stream.ask()
     try:
-        async with asyncio.timeout(chunks / RATE * 3 + 10):
+        async with asyncio.timeout(chunks / RATE * 3 + 20):
             await asyncio.gather(*(stream.ended.wait() for stream in opened))
     except TimeoutError:
         pass

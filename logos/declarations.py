@@ -32,6 +32,7 @@ POOL_PROVIDER = "local"  # where models with `engine:` are served unless they sa
 WEIGHT_EXTREME = 1024  # thresholds of this size mean the best or the worst weight among the allowed models
 PRICE_MAX = Decimal(10_000_000)  # per million tokens; beyond it something is wrong, and 64 bits end at 9 times that
 
+NAME_LENGTH_MAX = 200
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
 _TOKEN_TYPE = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
@@ -61,7 +62,7 @@ def _priority(value: Any) -> Any:
 def _name(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError("should be a name in text; put it in quotes")
-    if _NAME.fullmatch(value) is None or len(value) > 200:
+    if _NAME.fullmatch(value) is None or len(value) > NAME_LENGTH_MAX:
         raise ValueError("should begin with a letter or digit, then have letters, digits and ._:/@+- only, 200 at most")
     return value
 
@@ -202,9 +203,15 @@ class ModelDeclared(Declared):
     @field_validator("name")
     @classmethod
     def _is_not_reserved(cls, name: str) -> str:
-        if name == "auto" or name.startswith("logos-v1__"):
+        if not is_model_name(name):
             raise ValueError("this name asks for a model to be chosen; call the model something else")
         return name
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a client could ask for a model of this name."""
+    asks_for_a_choice = name == "auto" or name.startswith("logos-v1__")
+    return not asks_for_a_choice and _NAME.fullmatch(name) is not None and len(name) <= NAME_LENGTH_MAX
 
 
 class PriceDeclared(Declared):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,13 +12,18 @@ from tests.support.postgres import Server
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One embedded Postgres for the session; it is stopped whatever happens to the tests."""
-    server = Server(tmp_path_factory.mktemp("postgres"))
-    try:
-        yield server
-    finally:
-        server.postgres.stop()
+def postgres_server() -> Iterator[Server]:
+    """One embedded Postgres for the session; it is stopped whatever happens to the tests.
+
+    Not below pytest's own temporary folder: each start of pytest closes that to other users, and as root the server
+    runs as another user.
+    """
+    with tempfile.TemporaryDirectory(prefix="logos-postgres-", ignore_cleanup_errors=True) as directory:
+        server = Server(Path(directory))
+        try:
+            yield server
+        finally:
+            server.postgres.stop()
 
 
 @pytest.fixture

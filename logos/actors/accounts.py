@@ -20,7 +20,7 @@ from logos.actors.administration import Administration, Performed
 from logos.actors.broadcast import ALIVE_S, Broadcast
 from logos.actors.quota_desk import QuotaDesk
 from logos.billing.quota import QuotaBook
-from logos.declarations import Declaration, ProviderDeclared
+from logos.declarations import Declaration, ProviderDeclared, is_model_name
 from logos.documents import parse
 from logos.domain.directory import DirectoryUpdate
 from logos.domain.errors import DatabaseUnavailable, LogosError
@@ -80,6 +80,11 @@ class Accounts:
     def epoch(self) -> int:
         return self._broadcast.epoch
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the directory has been read."""
+        return self._broadcast.is_ready
+
     # The directory
 
     async def watch(self, holder: str, epoch: int, version: int, wait_s: float) -> DirectoryUpdate:
@@ -87,7 +92,7 @@ class Accounts:
 
         Raises ConnectionError while the directory has not been read yet: live on what you have.
         """
-        if not self._broadcast.is_ready:
+        if not self.is_ready:
             raise ConnectionError("the directory is not read yet: its database does not answer")
         turn = self._broadcast.hear(holder, epoch, version, self._clock())
         self._heard = _told(self._heard)
@@ -107,7 +112,7 @@ class Accounts:
     ) -> tuple[QuotaSlice | QuotaRefusal, ...]:
         """A slice or a refusal for each need, in order, within some 300 ms. A holder hands recalled slices back by a
         further call, even while one of its calls is under way."""
-        if not self._broadcast.is_ready:
+        if not self.is_ready:
             raise ConnectionError("the directory is not read yet: its database does not answer")
         return await self._desk.quota(gateway_id, needs, uses)
 
@@ -189,17 +194,18 @@ class Accounts:
         if await asyncio.to_thread(self._administration.knows_provider, provider.name):
             return None, (), ""
         try:
-            return provider, await list_provider_models(provider), ""
+            found = await list_provider_models(provider)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             why = str(error) if isinstance(error, ValueError) else type(error).__name__
-            return (
-                None,
-                (),
-                (
-                    f"provider {provider.name} is not registered, its list of models could not be read ({why}): "
-                    "check BASE_URL and PROVIDER_API_KEY and start again, or declare it with `logos apply`"
-                ),
+            warning = (
+                f"provider {provider.name} is not registered, its list of models could not be read ({why}): "
+                "check BASE_URL and PROVIDER_API_KEY and start again, or declare it with `logos apply`"
             )
+            return None, (), warning
+        usable = tuple(name for name in found if is_model_name(name))
+        left_out = len(found) - len(usable)
+        warning = f"{left_out} models of {provider.name} have names that cannot be used here; declare them with others"
+        return provider, usable, warning if left_out else ""
 
     async def _wait_for_acknowledgement(self, version: int) -> tuple[int, int]:
         deadline = self._clock() + ACKNOWLEDGE_WAIT_S

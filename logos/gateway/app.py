@@ -31,6 +31,7 @@ from logos.gateway.resolution import Resolution
 from logos.gateway.settlement import Settlement
 from logos.gateway.shipper import Shipper
 from logos.providers.transport import AiohttpTransport, TransportLimits
+from logos.storage.queries import Queries
 from logos.telemetry.metrics import Instruments
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Gateway:
         self.gateway_id = gateway_id
         self.settings = settings
         self.scheduler, self.accounts, self.ledger = scheduler, accounts, ledger
-        self.database_url = database_url
+        self.queries = Queries(database_url)
         self._clock, self._wall_clock = clock, wall_clock
         self._tasks: list[asyncio.Task[Any]] = []
         self.instruments = Instruments()
@@ -161,6 +162,7 @@ class Gateway:
                 await self._push_metrics()
         self.outbox.dispose()
         await self._transport.close()
+        await self.queries.close()
 
     # ------------------------------------------------------------------ health
 

@@ -14,7 +14,6 @@ from logos import __version__
 from logos.gateway.admin import admin_routers
 from logos.gateway.rest import AdminContext
 from logos.gateway.rest_errors import add_error_responses
-from logos.storage.queries import Queries
 
 if TYPE_CHECKING:
     from logos.gateway.app import Gateway
@@ -34,7 +33,7 @@ def build_pages(gateway: Gateway) -> FastAPI:
         accounts=gateway.accounts,
         scheduler=gateway.scheduler,
         ledger=gateway.ledger,
-        queries=Queries(gateway.database_url),
+        queries=gateway.queries,
         directory=gateway.directory,
         body_bytes_max=gateway.settings.server.body_bytes_max,
         directory_stale_s=gateway.settings.gateway.directory_stale_s,

@@ -55,6 +55,9 @@ class Controls:
     slo_total_ms: int | None = None
 
 
+_NOTHING_SAID = Controls()
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
     """A request as understood. `body` must not be changed: `raw` is its bytes, and both may be forwarded.
@@ -242,6 +245,8 @@ def _controls(body: dict[str, Any], headers: RequestHeaders) -> Controls:
             slo_ttft_ms = _milliseconds("x-logos-slo-ttft-ms", text)
         elif name == b"x-logos-slo-ms":
             slo_total_ms = _milliseconds("x-logos-slo-ms", text)
+    if (priority, mode, timeout_s, policy, slo_ttft_ms, slo_total_ms) == (None,) * 6:
+        return _NOTHING_SAID  # nearly always, so it is not made anew
     return Controls(
         priority=priority,
         mode=mode or Mode.INTERACTIVE,

@@ -16,6 +16,7 @@ from tests.support.upstream import Answer, ScriptedUpstream
 
 # Simulated nodes of the default world; few replicas, because there may be few cores.
 CONFIG = {"server": {"drain_grace_s": 3.0}, "gateway": {"replicas_min": 2, "replicas_max": 2}}
+UPSTREAM_KEY = "sk-upstream-secret-0123456789"
 PRICES = {"prompt": 1.0, "completion": 2.0}
 
 
@@ -58,18 +59,15 @@ class World:
         """A model at the scripted upstream, which names it the same. `copies`: at so many providers."""
         name = self.unique("model")
         providers = [f"{name}-provider-{number}" for number in range(copies)]
+        reached = {"base_url": self.upstream.base_url, "api_key": UPSTREAM_KEY, "privacy": "LOCAL"}
+        endpoints = [{"provider": each, "max_parallel": 256, **endpoint} for each in providers]
         self.platform.apply(
             {
-                "providers": [
-                    {"name": each, "kind": "openai", "base_url": self.upstream.base_url, "api_key": "sk-upstream-secret",
-                     "privacy": "LOCAL"} for each in providers
-                ],
-                "models": [{"name": name, "endpoints": [
-                    {"provider": each, "upstream_model": name, "max_parallel": 256, **endpoint} for each in providers
-                ]}],
+                "providers": [{"name": each, **reached} for each in providers],
+                "models": [{"name": name, "endpoints": endpoints}],
                 "prices": [{"model": name, "currency": "EUR", "per_million": PRICES}] if priced else [],
             }
-        )  # fmt: skip
+        )
         if answer is not None:
             self.upstream.answer(name, answer)
         return name

@@ -148,7 +148,6 @@ from pathlib import Path
 import aiohttp, msgspec
 from logos.domain.lifecycle import EngineState
 from logos.engines.adoption import record_of, write_records
-from logos.engines.identity import ProcessIdentity
 from logos.engines.launch import EngineLaunch
 from logos.engines.process import EngineProcess
 

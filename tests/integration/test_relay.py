@@ -361,6 +361,20 @@ async def test_a_stream_that_breaks_ends_with_one_error_event_and_never_like_a_s
         assert result.error_message
 
 
+async def test_a_stream_that_takes_longer_than_the_total_ends_as_a_timeout() -> None:
+    steps: list[bytes | float | str] = [stream_head()]
+    for event in chat_events(["a"] * 100):
+        steps += [chunk(event), 0.02]
+    async with (
+        raw_upstream([*steps, END]) as upstream,
+        door(target_of(upstream), limits=TransportLimits(1.0, 1.0, 1.0, total_s=0.1)) as at,
+    ):
+        _, _, body = await post(at, stream=True)
+        assert body.endswith(b"data: [DONE]\n\n")
+        assert (await relayed(at)).outcome is Outcome.UPSTREAM_TIMEOUT
+        await asyncio.wait_for(upstream.closed_by_client.wait(), 1.0)
+
+
 async def test_an_error_event_of_the_upstream_passes_and_is_no_success() -> None:
     events = [*chat_events(["a"], finish=None, done=False), b'data: {"error":{"message":"out of memory"}}\n\n']
     async with raw_upstream(script(events)) as upstream, door(target_of(upstream)) as at:

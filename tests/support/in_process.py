@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,53 @@ from logos.scheduling.settings import SchedulerSettings
 ROOT_KEY = "lg-root-key-of-a-platform-that-lives-in-one-process"
 
 
+class SchedulerSwitch:
+    """The scheduler as its callers know it: a name behind which another life of the actor may begin."""
+
+    def __init__(self, make: Callable[[bool], SchedulerActor]) -> None:
+        self._make = make
+        self.current = make(False)
+
+    async def replace(self, away_s: float = 0.2) -> None:
+        """As after a kill -9: calls fail for a moment, then a new life knows nothing."""
+        old, self.current = self.current, None  # type: ignore[assignment]  # away
+        await old.close()
+        await asyncio.sleep(away_s)
+        self.current = self._make(True)
+        await self.current.start()
+
+    async def close_current(self) -> None:
+        await self.current.close()
+
+    def __getattr__(self, method: str) -> Any:
+        current = self.current
+        if current is None:
+            raise ConnectionError("the scheduler is away")
+
+        async def call(*arguments: Any) -> Any:
+            answer = await getattr(current, method)(*arguments)
+            if self.current is not current:
+                raise ConnectionError("the scheduler died meanwhile")
+            return answer
+
+        return call
+
+
 @dataclasses.dataclass(slots=True)
 class InProcessPlatform:
     """Everything by name, for tests that look inside."""
 
-    base_url: str
+    urls: list[str]  # one a gateway
     root_key: str
     accounts: Accounts
     ledger: Ledger
-    scheduler: SchedulerActor
+    scheduler: SchedulerSwitch
     nodes: dict[str, NodeActor]
     gateways: list[Gateway]
+
+    @property
+    def base_url(self) -> str:
+        return self.urls[0]
 
     async def apply(self, declaration: dict[str, Any]) -> dict[str, Any]:
         result: dict[str, Any] = await self.accounts.administer("apply", declaration)
@@ -89,15 +125,19 @@ async def in_process_platform(
         def node_port(node_id: str) -> NodePort:
             return nodes[node_id]
 
-        scheduler = SchedulerActor(
-            scheduler_settings or SchedulerSettings(),
-            accounts,
-            node_port,
-            journal_directory=directory / "journal",
-            journal_store=ledger,
-        )
-        await scheduler.start()
-        stack.push_async_callback(scheduler.close)
+        def make_scheduler(restarted: bool) -> SchedulerActor:
+            return SchedulerActor(
+                scheduler_settings or SchedulerSettings(reconvene_s=1.0),
+                accounts,
+                node_port,
+                journal_directory=directory / "journal",
+                journal_store=ledger,
+                restarted=restarted,
+            )
+
+        scheduler = SchedulerSwitch(make_scheduler)
+        await scheduler.current.start()
+        stack.push_async_callback(scheduler.close_current)
         pools = {provider.name: provider.id for provider in catalogue.providers}
         for node in settings.nodes:
             actor = NodeActor(
@@ -128,7 +168,7 @@ async def in_process_platform(
             for number in range(gateways)
         ]
         urls = [await stack.enter_async_context(serve_on_loopback(gateway.asgi)) for gateway in made]
-        yield InProcessPlatform(urls[0], ROOT_KEY, accounts, ledger, scheduler, nodes, made)
+        yield InProcessPlatform(urls, ROOT_KEY, accounts, ledger, scheduler, nodes, made)
 
 
 async def _when_ready(call: Any) -> Any:

@@ -72,7 +72,7 @@ class PlatformFailed(AssertionError):
 
 
 class Platform:
-    """`with Platform() as platform:`. `config` is the config file's content; without providers it has the default world."""
+    """`with Platform() as platform:`. `config` is the config file's content; without providers: the default world."""
 
     def __init__(
         self,
@@ -83,11 +83,11 @@ class Platform:
         root_key: str = ROOT_KEY,
     ) -> None:
         self.root_key = root_key
-        self._own_dir = tempfile.TemporaryDirectory(prefix="logos-") if data_dir is None else None
-        self.data_dir = data_dir or Path(self._own_dir.name) / "data"  # type: ignore[union-attr]  # one of them is there
+        self._own_dir = tempfile.TemporaryDirectory(prefix="lg") if data_dir is None else None
+        self.data_dir = data_dir or Path(self._own_dir.name)  # type: ignore[union-attr]  # one of them is there
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        self.output = self.data_dir.parent / f"{self.data_dir.name}.output"
-        self.config_file = self.data_dir.parent / f"{self.data_dir.name}.yaml"
+        self.output = self.data_dir / "up.output"
+        self.config_file = self.data_dir / "up.yaml"
         self.config_file.write_text(json.dumps(config or {}))  # JSON is YAML
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
@@ -218,11 +218,8 @@ class Platform:
     def processes(self, part: str) -> list[psutil.Process]:
         """The living processes of a part (a key of PARTS), now."""
         self.look()
-        found = []
-        for seen in self.living():
-            if is_part(part, seen.name) and (process := seen.process()) is not None:
-                found.append(process)
-        return found
+        found = [seen.process() for seen in self.living() if is_part(part, seen.name)]
+        return [process for process in found if process is not None]
 
     def kill(self, part: str) -> int:
         """SIGKILL to one process of a part. Returns its pid."""
@@ -352,5 +349,7 @@ def wait_for(condition: Callable[[], Any], within_s: float, explain: Callable[[]
 
 
 def _json(response: httpx.Response) -> Any:
-    assert response.status_code < 300, f"{response.request.method} {response.url}: {response.status_code} {response.text}"
+    assert response.status_code < 300, (
+        f"{response.request.method} {response.url}: {response.status_code} {response.text}"
+    )
     return response.json()

@@ -1,8 +1,7 @@
 """A scripted OpenAI-compatible upstream on a loopback port, run in a thread so that tests may be plain functions.
 
-What it answers is chosen by the model that a request names, so tests that share it do not meet: `answer("slow-1", ...)`
-sets an answer, a function from a request to steps in the words of `raw_upstream` (bytes to write, seconds to wait, HANG,
-CLOSE, RESET). Every request is kept with its marker (`new_marker`, put into a prompt) and with the time at which the
+What it answers is chosen by the model that a request names, so tests that share it do not meet. An answer is a function
+from a request to steps in the words of `raw_upstream` (bytes to write, seconds to wait, HANG, CLOSE, RESET). Every request is kept with its marker (`new_marker`, put into a prompt) and with the time at which the
 client closed the connection under it.
 """
 
@@ -31,7 +30,7 @@ STOP_S_MAX = 5.0
 
 @dataclass(slots=True)
 class Received:
-    """One request as it arrived. Times are monotonic seconds; `closed_at` is set if the client closed before the end."""
+    """One request as it arrived, in monotonic seconds. `closed_at` is set if the client closed before the end."""
 
     at: float
     connection: int

@@ -295,7 +295,7 @@ async def test_the_slices_of_a_gateway_that_is_gone_come_back(database_url: str)
 
     accounts = Accounts(database_url, clock=clock, gateway_lives=lives)
     await accounts.start()
-    await until(lambda: accounts._broadcast.is_ready)
+    await until(lambda: accounts.is_ready)
     key_id = await limited_key(accounts, concurrent=1)
     slice_ = await take(accounts, "g1", QuotaNeed(key_id, 0))
     assert isinstance(slice_, QuotaSlice)
@@ -315,7 +315,7 @@ async def test_the_slices_of_a_gateway_that_is_gone_come_back(database_url: str)
 async def test_after_a_restart_nothing_is_granted_until_gateways_have_told_what_they_hold(database_url: str) -> None:
     accounts = Accounts(database_url, settle_s=0.6)
     await accounts.start()
-    await until(lambda: accounts._broadcast.is_ready)
+    await until(lambda: accounts.is_ready)
     key_id = await limited_key(accounts, concurrent=1)
     waiting = asyncio.create_task(take(accounts, "g2", QuotaNeed(key_id, 0)))
     await accounts.quota("g1", (), (QuotaUse("q1-1", 1, 0, 1, final=True, key_id=key_id),))
@@ -357,11 +357,12 @@ async def bootstrap_with(accounts: Accounts, base_url: str) -> dict[str, Any]:
 
 async def test_the_initial_provider_comes_with_its_models(accounts: Accounts, join: Any) -> None:
     await accounts.administer("apply", {"models": [{"name": "known", "description": "kept"}]})
-    answer = {"object": "list", "data": [{"id": "known"}, {"id": "meta/llama-3"}, {"id": "known"}, {"bad": 1}]}
+    names = ["known", "meta/llama-3", "known", "auto", "name with blanks"]
+    answer = {"object": "list", "data": [*({"id": name} for name in names), {"bad": 1}]}
     async with upstream(answer) as (base_url, seen):
         done = await bootstrap_with(accounts, base_url)
         again = await bootstrap_with(accounts, base_url)
-    assert done["notes"] == []
+    assert done["notes"] == ["2 models of acme have names that cannot be used here; declare them with others"]
     assert seen == ["Bearer acme-secret-1"]
     assert again["changes"] == []
     update = await accounts.watch("g1", 0, -1, wait_s=0.0)
