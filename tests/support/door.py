@@ -15,8 +15,7 @@ import uvicorn
 
 from logos.domain.catalogue import Catalogue
 from logos.domain.errors import ClientLeft, LogosError
-from logos.domain.nouns import Key, LogLevel
-from logos.gateway.asgi import CAPABILITIES, Root
+from logos.gateway.asgi import Root
 from logos.gateway.auth import KeyDirectory
 from logos.gateway.faults import Fault
 from logos.gateway.http import Receive, Scope, Send, headers_of, send_json
@@ -27,8 +26,6 @@ from logos.gateway.responses import ServedBy, response_headers
 from logos.gateway.sse import ChargeOf
 from logos.gateway.watch import ClientWatch
 from logos.providers.transport import AiohttpTransport, Target, Transport, TransportLimits
-
-ROUTE_OF = {capability: path for path, capability in CAPABILITIES.items()}
 
 
 @dataclass
@@ -134,8 +131,3 @@ async def door(
         server.should_exit = server.force_exit = True
         await running
         await own_transport.close()
-
-
-def full_key(text_prefix: str = "p") -> Key:
-    """A key whose payloads are kept."""
-    return Key(1, "k", text_prefix, b"d", log_level=LogLevel.FULL)

@@ -1,8 +1,8 @@
 """A scripted OpenAI-compatible upstream on a loopback port, run in a thread so that tests may be plain functions.
 
 What it answers is chosen by the model that a request names, so tests that share it do not meet. An answer is a function
-from a request to steps in the words of `raw_upstream` (bytes to write, seconds to wait, HANG, CLOSE, RESET). Every request is kept with its marker (`new_marker`, put into a prompt) and with the time at which the
-client closed the connection under it.
+from a request to steps in the words of `raw_upstream` (bytes to write, seconds to wait, HANG, CLOSE, RESET). Every
+request is kept, with its marker (`new_marker`, put into a prompt) and with when the client closed the connection on it.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ async def test_a_key_is_rotated_and_revoked_at_once_for_the_door(platform: Admin
 
 
 async def test_me_shows_what_the_key_may(platform: AdminPlatform) -> None:
-    await platform.ask("POST", "/admin/apply", {**WHOLE, **Settings.default_world().declaration.revealed()})
+    await platform.ask("POST", "/admin/apply", Settings.default_world().declaration.revealed())
     await platform.ask("POST", "/admin/apply", WHOLE)
     me = (await platform.ask("GET", "/me", key="ci-secret-12")).json()
     assert (me["name"], me["models"], me["policy"], me["log"]) == ("ci", ["qwen2.5-7b"], "local-only", "FULL")

@@ -1,0 +1,115 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pytest import CaptureFixture, MonkeyPatch
+
+from logos.cli import run
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+@pytest.fixture(autouse=True)
+def no_platform(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.delenv("LOGOS_KEY", raising=False)
+    monkeypatch.setenv("LOGOS_API_BASE", NOWHERE)
+
+
+def failed(capsys: CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """The exit code and the one line on stderr."""
+    code = run(arguments)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("logos: ")
+    assert err.count("\n") == 1
+    return code, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["upp"], "No such command 'upp'"),
+        (["up", "--prot", "80"], "No such option"),
+        (["up", "--port", "99999"], "--port"),
+        (["up", "--config", "gone.yaml"], "'gone.yaml' does not exist"),
+        (["apply"], "Missing argument 'FILE' (see `logos apply --help`)"),
+        (["key", "create"], "Missing argument 'NAME'"),
+        (["key", "create", "ci", "limits"], "'limits' should be FIELD=VALUE"),
+        (["model", "create", "m", "engine=1", "engine.gpus=1"], "engine.gpus is inside of something"),
+        (["model", "create", "m", "tags=["], "the value of tags cannot be read"),
+        (["simulate", "x.csv"], "No such command"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(capsys: CaptureFixture[str], arguments: list[str], told: str) -> None:
+    code, err = failed(capsys, *arguments)
+    assert code == 2
+    assert told in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["key", "list"], f"no platform answers at {NOWHERE} (ConnectError): start one with `logos up`"),
+        (["status"], "no platform answers"),
+        (["status", "--api-base", "nonsense"], "give --api-base like http://HOST:PORT"),
+        (["status", "--api-base", "http://[::"], "give --api-base like http://HOST:PORT"),
+        (["key", "list", "--logos-key", "ungültig"], "give --api-base like http://HOST:PORT"),
+        (["model", "create", "m", "engine.memory=1"], "the nearest valid key is engine.memory_gib"),
+        (["key", "create", "ci", "key=env:NO_SUCH_VARIABLE"], "key: the environment variable NO_SUCH_VARIABLE is not"),
+    ],
+)
+def test_what_fails_is_one_line_and_exit_code_1(capsys: CaptureFixture[str], arguments: list[str], told: str) -> None:
+    code, err = failed(capsys, *arguments)
+    assert code == 1
+    assert told in err
+
+
+def test_a_config_that_does_not_fit_stops_up_before_anything_starts(
+    tmp_path: Path, capsys: CaptureFixture[str]
+) -> None:
+    config = tmp_path / "logos.yaml"
+    config.write_text("server: {prot: 80}", encoding="utf-8")
+    code, err = failed(capsys, "up", "--config", str(config))
+    assert code == 1
+    assert err == f"logos: {config}: unknown key server.prot: the nearest valid key is server.port\n"
+
+
+def test_a_declaration_that_does_not_fit_is_not_sent(tmp_path: Path, capsys: CaptureFixture[str]) -> None:
+    file = tmp_path / "platform.yaml"
+    file.write_text("models: [{name: m, wieghts: {}}]", encoding="utf-8")
+    code, err = failed(capsys, "apply", str(file))
+    assert code == 1
+    assert "unknown key models[0].wieghts: the nearest valid key is models[0].weights" in err
+
+
+def test_a_journal_that_is_none_is_one_line(tmp_path: Path, capsys: CaptureFixture[str]) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    code, err = failed(capsys, "journal", "replay", str(tmp_path / "empty.jsonl"))
+    assert code == 1
+    assert "is empty: a journal begins with its opening" in err
+
+
+def test_help_names_every_command(capsys: CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    commands = "up status apply key provider model endpoint policy team user price journal".split()
+    assert all(f"\n  {command} " in shown for command in commands)
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys, logos.cli; code = logos.cli.run(['--help']);"
+        "heavy = {'ray', 'pydantic', 'fastapi', 'sqlalchemy', 'httpx', 'numpy', 'yaml'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    best_s = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+        best_s = min(best_s, time.perf_counter() - began)
+        assert done.returncode == 0, done.stderr
+    assert best_s < 0.5
