@@ -205,7 +205,7 @@ class StreamAnswer:
         events = self.events
         if events.error is not None:
             return UpstreamFailed(events.error)
-        if False:
+        if not events.done and not events.finished:
             return UpstreamFailed(TRUNCATED, code="upstream_broke_off")
         return None
 

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import pytest
-from pytest import CaptureFixture, MonkeyPatch
 
 from logos.cli import run
 
@@ -13,12 +12,12 @@ NOWHERE = "http://127.0.0.1:1"
 
 
 @pytest.fixture(autouse=True)
-def no_platform(monkeypatch: MonkeyPatch) -> None:
+def no_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOGOS_KEY", raising=False)
     monkeypatch.setenv("LOGOS_API_BASE", NOWHERE)
 
 
-def failed(capsys: CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """The exit code and the one line on stderr."""
     code = run(arguments)
     out, err = capsys.readouterr()
@@ -43,7 +42,9 @@ def failed(capsys: CaptureFixture[str], *arguments: str) -> tuple[int, str]:
         (["simulate", "x.csv"], "No such command"),
     ],
 )
-def test_bad_usage_is_one_line_and_exit_code_2(capsys: CaptureFixture[str], arguments: list[str], told: str) -> None:
+def test_bad_usage_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
     code, err = failed(capsys, *arguments)
     assert code == 2
     assert told in err
@@ -61,14 +62,16 @@ def test_bad_usage_is_one_line_and_exit_code_2(capsys: CaptureFixture[str], argu
         (["key", "create", "ci", "key=env:NO_SUCH_VARIABLE"], "key: the environment variable NO_SUCH_VARIABLE is not"),
     ],
 )
-def test_what_fails_is_one_line_and_exit_code_1(capsys: CaptureFixture[str], arguments: list[str], told: str) -> None:
+def test_what_fails_is_one_line_and_exit_code_1(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
     code, err = failed(capsys, *arguments)
     assert code == 1
     assert told in err
 
 
 def test_a_config_that_does_not_fit_stops_up_before_anything_starts(
-    tmp_path: Path, capsys: CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "logos.yaml"
     config.write_text("server: {prot: 80}", encoding="utf-8")
@@ -77,7 +80,7 @@ def test_a_config_that_does_not_fit_stops_up_before_anything_starts(
     assert err == f"logos: {config}: unknown key server.prot: the nearest valid key is server.port\n"
 
 
-def test_a_declaration_that_does_not_fit_is_not_sent(tmp_path: Path, capsys: CaptureFixture[str]) -> None:
+def test_a_declaration_that_does_not_fit_is_not_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "platform.yaml"
     file.write_text("models: [{name: m, wieghts: {}}]", encoding="utf-8")
     code, err = failed(capsys, "apply", str(file))
@@ -85,14 +88,14 @@ def test_a_declaration_that_does_not_fit_is_not_sent(tmp_path: Path, capsys: Cap
     assert "unknown key models[0].wieghts: the nearest valid key is models[0].weights" in err
 
 
-def test_a_journal_that_is_none_is_one_line(tmp_path: Path, capsys: CaptureFixture[str]) -> None:
+def test_a_journal_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.jsonl").touch()
     code, err = failed(capsys, "journal", "replay", str(tmp_path / "empty.jsonl"))
     assert code == 1
     assert "is empty: a journal begins with its opening" in err
 
 
-def test_help_names_every_command(capsys: CaptureFixture[str]) -> None:
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     shown = capsys.readouterr().out
     commands = "up status apply key provider model endpoint policy team user price journal".split()

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pytest import CaptureFixture, MonkeyPatch
 
 from logos.cli import run
 from tests.support.admin_platform import ROOT_KEY, platform_in_a_thread
@@ -18,7 +17,7 @@ keys: [{name: ci, key: "file:ci.key", models: [org/m]}, {name: made}]
 
 
 @pytest.fixture
-def url(database_url: str, monkeypatch: MonkeyPatch) -> Iterator[str]:
+def url(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with platform_in_a_thread(database_url) as url:
         monkeypatch.setenv("LOGOS_API_BASE", f"{url}/v1")
         monkeypatch.setenv("LOGOS_KEY", ROOT_KEY)
@@ -26,7 +25,7 @@ def url(database_url: str, monkeypatch: MonkeyPatch) -> Iterator[str]:
         yield url
 
 
-def said(capsys: CaptureFixture[str], *arguments: str, code: int = 0) -> tuple[str, str]:
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> tuple[str, str]:
     got = run(arguments)
     out, err = capsys.readouterr()
     assert got == code, err
@@ -34,7 +33,7 @@ def said(capsys: CaptureFixture[str], *arguments: str, code: int = 0) -> tuple[s
 
 
 def test_the_same_file_twice_changes_nothing_and_shows_no_given_secret(
-    url: str, tmp_path: Path, capsys: CaptureFixture[str]
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "ci.key").write_text("ci-secret-12\n", encoding="utf-8")
     file = tmp_path / "platform.yaml"
@@ -51,7 +50,7 @@ def test_the_same_file_twice_changes_nothing_and_shows_no_given_secret(
         assert "ci-secret-12" not in text
 
 
-def test_a_keys_life(url: str, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch) -> None:
+def test_a_keys_life(url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     first, told = said(capsys, "key", "create", "team/ci", "--log", "FULL", "limits.concurrent=8")
     assert first.startswith("lg-")
     assert first.count("\n") == 1
@@ -72,7 +71,7 @@ def test_a_keys_life(url: str, capsys: CaptureFixture[str], monkeypatch: MonkeyP
     assert err == "logos: This API key is not valid here. Give --logos-key or set LOGOS_KEY.\n"
 
 
-def test_things_are_created_listed_and_deleted_one_by_one(url: str, capsys: CaptureFixture[str]) -> None:
+def test_things_are_created_listed_and_deleted_one_by_one(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, "provider", "create", "acme", "base_url=https://h/v1", "privacy=LOCAL", "api_key=env:ACME_KEY")
     said(capsys, "model", "create", "org/m", "tags=[chat, code]", "engine.memory_gib=4")
     said(capsys, "endpoint", "create", "model=org/m", "provider=acme")
@@ -93,12 +92,12 @@ def test_things_are_created_listed_and_deleted_one_by_one(url: str, capsys: Capt
     assert said(capsys, "endpoint", "list")[0].splitlines()[1:] == []
 
 
-def test_status_is_well(url: str, capsys: CaptureFixture[str]) -> None:
+def test_status_is_well(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = said(capsys, "status")
     assert [line.split() for line in out.splitlines()] == [["status", "ok"], ["ledger.lag_s", "0.0"]]
     assert json.loads(said(capsys, "status", "--json")[0])["status"] == "ok"
 
 
-def test_something_else_on_the_port_is_said(url: str, capsys: CaptureFixture[str]) -> None:
+def test_something_else_on_the_port_is_said(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, err = said(capsys, "status", "--api-base", f"{url}/docs?", code=1)
     assert "not like a Logos platform" in err or "There is nothing here" in err
