@@ -29,9 +29,16 @@ def haproxy_available() -> bool:
 
 
 def ray_settings(
-    *, run_dir: Path, stats_port: int, metrics_port: int, longest_request_s: int, haproxy: bool
+    *,
+    run_dir: Path,
+    stats_port: int,
+    metrics_port: int,
+    longest_request_s: int,
+    reload_grace_s: int,
+    haproxy: bool,
 ) -> tuple[RaySetting, ...]:
-    """`longest_request_s` bounds a whole answer, streams included; `run_dir` takes HAProxy's files.
+    """`longest_request_s` bounds a whole answer, streams included; `reload_grace_s` an answer that is under way when
+    replicas come or go, which replaces HAProxy's process; `run_dir` takes HAProxy's files.
 
     Figures and sources: docs/design.md, "Ray and Serve settings".
     """
@@ -62,7 +69,7 @@ def ray_settings(
             "RAY_SERVE_HAPROXY_STATS_PORT", str(stats_port), "two clusters on one machine would collide on 8404"
         ),
         RaySetting("RAY_SERVE_HAPROXY_METRICS_PORT", str(metrics_port), "two clusters would collide on 9101"),
-        RaySetting("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", str(longest_request_s), "a reload would cut long streams"),
+        RaySetting("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", str(reload_grace_s), "a reload would cut streams after 120 s"),
         RaySetting("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", str(ha / "haproxy.cfg"), "clusters would share /tmp"),
         RaySetting("RAY_SERVE_HAPROXY_SOCKET_PATH", str(ha / "admin.sock"), "clusters would share /tmp"),
         RaySetting("RAY_SERVE_HAPROXY_SERVER_STATE_BASE", str(ha), "clusters would share /tmp"),

@@ -120,6 +120,7 @@ class Up:
             stats_port=free_port(),
             metrics_port=free_port(),
             longest_request_s=int(settings.upstream.total_s),
+            reload_grace_s=int(settings.ray.haproxy_reload_grace_s),
             haproxy=haproxy,
         )
         if settings.ray.address is None:

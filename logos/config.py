@@ -137,6 +137,7 @@ class RaySettings(Declared):
     dashboard_port: Port = 0
     object_store_mib: Annotated[int, Field(strict=True, ge=80, le=1_000_000)] = 200
     haproxy: bool | None = None  # None: where its wheel is installed
+    haproxy_reload_grace_s: Seconds = 600.0  # how long answers go on in an HAProxy that was replaced
     gateway_cpus: Annotated[float, Field(strict=True, ge=0, le=64)] = 0.0
 
 

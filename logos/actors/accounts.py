@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import httpx
 
@@ -28,6 +30,8 @@ from logos.domain.leases import QuotaNeed, QuotaRefusal, QuotaSlice, QuotaUse
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 WATCH_WAIT_S_MAX = 10.0
 ACKNOWLEDGE_WAIT_S = 1.0
 FOLLOW_INTERVAL_S = 2.0  # how soon a change made by somebody else in the database is noticed
@@ -36,6 +40,7 @@ LIVENESS_INTERVAL_S = 1.0
 SILENCE_S_MAX = 30.0  # of a gateway that holds quota; then it is gone, whatever Ray says
 MODELS_TIMEOUT_S = 10.0
 PROVIDER_MODELS_MAX = 1_000
+DATABASE_THREADS = 4
 READS = frozenset({"list", "key.get"})
 
 
@@ -55,6 +60,7 @@ class Accounts:
         """`settle_s`: after a restart no quota is granted for so long, until gateways have told what they hold.
         `gateway_lives` is asked about one that was silent; without it silence means that it is gone."""
         self._administration = Administration(database_url, unix_clock)
+        self._threads = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="accounts")
         self._clock = clock
         self._gateway_lives = gateway_lives
         self._broadcast = Broadcast(epoch=int(unix_clock() * 1000))
@@ -74,6 +80,8 @@ class Accounts:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A cancelled task leaves its statement running in a thread, and that its connection.
+        await asyncio.to_thread(self._threads.shutdown)
         self._administration.close()
 
     @property
@@ -153,7 +161,7 @@ class Accounts:
         if operation == "provider.ids":
             return {provider.name: provider.id for provider in self._broadcast.catalogue.providers}
         if operation in READS:
-            return (await asyncio.to_thread(self._administration.perform, operation, arguments)).result
+            return (await self._in_thread(self._administration.perform, operation, arguments)).result
         # A caller that leaves must not leave a change behind of which nobody is told.
         return await asyncio.shield(self._spawn(self._write(operation, arguments)))
 
@@ -162,7 +170,7 @@ class Accounts:
             if operation == "bootstrap":
                 performed = await self._bootstrap(arguments)
             else:
-                performed = await asyncio.to_thread(self._administration.perform, operation, arguments)
+                performed = await self._in_thread(self._administration.perform, operation, arguments)
             await self._publish(performed)
         acknowledged, holders = await self._wait_for_acknowledgement(int(performed.result["version"]))
         return {**performed.result, "acknowledged": acknowledged, "holders": holders}
@@ -172,7 +180,7 @@ class Accounts:
         environment), each None or left out where there is none; the last three as plain values."""
         world = arguments.get("world")
         provider, models, warning = await self._initial_provider(arguments.get("provider"))
-        performed = await asyncio.to_thread(
+        performed = await self._in_thread(
             self._administration.bootstrap,
             root_key=arguments.get("root_key"),
             declaration=parse(Declaration, arguments.get("declaration") or {}, "the config file"),
@@ -191,7 +199,7 @@ class Accounts:
         if document is None:
             return None, (), ""
         provider = parse(ProviderDeclared, dict(document), "the initial provider")
-        if await asyncio.to_thread(self._administration.knows_provider, provider.name):
+        if await self._in_thread(self._administration.knows_provider, provider.name):
             return None, (), ""
         try:
             found = await list_provider_models(provider)
@@ -224,14 +232,14 @@ class Accounts:
         with contextlib.suppress(DatabaseUnavailable):
             next_in_line = performed.version == self._broadcast.version + 1
             if performed.key_ids is not None and next_in_line:
-                keys = await asyncio.to_thread(self._administration.load_keys, performed.key_ids)
+                keys = await self._in_thread(self._administration.load_keys, performed.key_ids)
                 self._broadcast.publish_keys(performed.version, keys, performed.key_ids)
                 self._tell()
             else:
                 await self._reload()
 
     async def _reload(self) -> None:
-        stored = await asyncio.to_thread(self._administration.load)
+        stored = await self._in_thread(self._administration.load)
         self._broadcast.publish(stored.version, stored.catalogue, stored.access, stored.keys)
         self._tell()
 
@@ -245,7 +253,7 @@ class Accounts:
         while True:
             try:
                 async with self._writing:
-                    version = await asyncio.to_thread(self._administration.get_version)
+                    version = await self._in_thread(self._administration.get_version)
                     if version != self._broadcast.version:
                         await self._reload()
                 if away:
@@ -256,6 +264,10 @@ class Accounts:
                     log.warning("the directory cannot be read: %s", error)
                 away = True
             await asyncio.sleep(FOLLOW_INTERVAL_S if self._broadcast.is_ready else START_RETRY_S)
+
+    async def _in_thread(self, blocking: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        call = functools.partial(blocking, *arguments, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)

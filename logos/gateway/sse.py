@@ -27,6 +27,8 @@ LINE_BYTES_MAX = 1024 * 1024
 # An event with one of these carries no text: the role that opens a stream, the finish that ends it.
 _EMPTY = (b'"content":""', b'"content": ""', b'"text":""', b'"text": ""', b'"delta":{}', b'"delta": {}')
 
+_REASONING = (b'"reasoning":"', b'"reasoning": "', b'"reasoning_content":"', b'"reasoning_content": "')
+
 ChargeOf = Callable[[Mapping[str, Any]], Charge]
 
 _decode = msgspec.json.Decoder().decode
@@ -119,12 +121,13 @@ class EventStream:
         self.events += events
         if not self.finished and (b'"finish_reason":"' in lines or b'"finish_reason": "' in lines):
             self.finished = True
-        empty = 0
-        if b'""' in lines or b"{}" in lines:
-            # With reasoning beside it, an empty content does not mean an empty event.
-            empty = 0 if b'"reasoning' in lines else sum(map(lines.count, _EMPTY))
-        if empty < events:
-            self.tokens += events - empty
+        if b'""' not in lines and b"{}" not in lines:
+            self.tokens += events
+        elif events == 1:
+            self.tokens += not _is_empty(lines)
+        else:
+            events_apart = [line for line in lines.split(b"\n") if line.startswith(b"data:")]
+            self.tokens += sum(not _is_empty(event) for event in events_apart)
 
     def _line(self, line: bytes) -> bytes:
         """One line of a chunk that is not ordinary."""
@@ -170,6 +173,11 @@ class EventStream:
                 self.charge = charge
                 return line.replace(data, with_cost(data, charge), 1)
         return line
+
+
+def _is_empty(event: bytes) -> bool:
+    """Whether an event carries no text. With reasoning beside it, an empty content does not mean an empty event."""
+    return any(mark in event for mark in _EMPTY) and not any(mark in event for mark in _REASONING)
 
 
 def error_text(error: object) -> str:

@@ -1,8 +1,9 @@
-"""kill -9 of each part, one after the other, under load: nothing is lost, nothing is charged twice, nothing is stuck."""
+"""kill -9 of each part, one after the other, under load: nothing is lost, charged twice or stuck."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def under(load: Load) -> Iterator[None]:
 def longest_silence_s(load: Load, since: float) -> float:
     """The longest time without any whole answer."""
     times = [since, *(at for at in load.answered_at if at > since)]
-    return max((later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=float("inf"))
+    return max((later - earlier for earlier, later in itertools.pairwise(times)), default=float("inf"))
 
 
 def kill_and_recover(platform: Platform, part: str) -> float:

@@ -108,7 +108,12 @@ def test_a_config_with_an_unknown_key_is_one_line_that_names_the_nearest(tmp_pat
 
 @pytest.mark.parametrize(
     "text",
-    ["server: {port: many}\n", "server: [1\n", "models: [{name: a, name: b}]\n", "keys: [{name: x, key: 'env:NOT_THERE'}]\n"],
+    [
+        "server: {port: many}\n",
+        "server: [1\n",
+        "models: [{name: a, name: b}]\n",
+        "keys: [{name: x, key: 'env:NOT_THERE'}]\n",
+    ],
 )
 def test_a_config_that_does_not_fit_is_one_line_and_starts_nothing(tmp_path: Path, text: str) -> None:
     said = up(tmp_path, text)

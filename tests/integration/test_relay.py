@@ -495,7 +495,7 @@ async def test_requests_abandoned_at_random_moments_leave_nothing_behind() -> No
         await at.result(100, within_s=5.0)
         outcomes = {type(each) if not isinstance(each, RelayResult) else each.outcome for each in at.flow.results}
         assert {Outcome.SUCCESS, Outcome.CLIENT_LEFT} & outcomes
-        assert outcomes <= {Outcome.SUCCESS, Outcome.CLIENT_LEFT, ClientLeft}
+        assert outcomes <= {Outcome.SUCCESS, Outcome.CLIENT_LEFT, ClientLeft}, at.flow.results
         assert len(at.flow.results) == 100
         await asyncio.sleep(0.05)
         names = {task.get_name() for task in asyncio.all_tasks()}

@@ -290,11 +290,11 @@ async def shapes_of_answer(
         return (head, shape(json.loads(text))), None
     *events, done = [event.removeprefix("data: ") for event in text.removesuffix("\n\n").split("\n\n")]
     assert done == "[DONE]"
-    first, *rest = [json.loads(event) for event in events]
+    rest = [json.loads(event) for event in events]
+    # The event that names the role; plain completions have none.
+    opening = [rest.pop(0)] if path == "chat/completions" else []
     ending = [event for event in rest if not event["choices"] or event["choices"][0]["finish_reason"]]
     between = [event for event in rest if event not in ending]
-    # Without a role event of its own, a plain completion may begin with its last event.
-    opening = [first] if path == "chat/completions" else []
     return (head, shape([*opening, *ending])), shape(between[0]) if between else None
 
 

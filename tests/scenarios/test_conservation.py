@@ -5,12 +5,19 @@ The core's own books are checked after every event too (`check_invariants`).
 
 from __future__ import annotations
 
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from logos.domain.catalogue import Catalogue
 from tests.scenarios.platform import Mishaps, Platform
 from tests.scenarios.world import catalogue, node, pooled, remote
 
+ROOT = Path(__file__).parents[2]
 MIXED = catalogue(
     remote(1, parallel=6),
     remote(2, parallel=12, requests_per_minute=300, tokens_per_minute=60_000),
@@ -45,7 +52,7 @@ def assert_nothing_is_left(done: Platform) -> None:
 
 
 @pytest.mark.parametrize("policy", ["fcfs", "utilization", "ettft"])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_nothing_is_lost_doubled_or_overcommitted_while_everything_goes_wrong(seed: int, policy: str) -> None:
     done = platform(seed, policy=policy, gateways=4)
     done.run(40.0)
@@ -56,7 +63,7 @@ def test_nothing_is_lost_doubled_or_overcommitted_while_everything_goes_wrong(se
     assert len(done.journals) > 1
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_with_leases_only_nothing_is_overcommitted(seed: int) -> None:
     """Light load, so that leases are granted, renewed and asked back all the time."""
     done = platform(seed, REMOTE_ONLY, rate=25.0, service_s=0.15, mishaps=Mishaps(scheduler_dies_s=8.0))
@@ -88,9 +95,21 @@ def test_nobody_is_overtaken_too_often_seen_from_outside(seed: int) -> None:
     assert {bound for bound, seen in done.worst_overtaking.items() if seen == bound} >= {1, 2}
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_same_events_give_the_same_commands(seed: int) -> None:
-    first, second = platform(seed), platform(seed)
-    first.run(20.0)
-    second.run(20.0)
-    assert first.journals == second.journals
+def fingerprint() -> str:
+    """Of all that a core said in a run in which much went wrong."""
+    done = platform(5)
+    done.run(20.0)
+    return hashlib.sha256(repr(done.journals).encode()).hexdigest()
+
+
+def test_the_same_events_give_the_same_commands_in_any_process() -> None:
+    """Python orders sets of strings differently in each process; no command may depend on it."""
+    script = "from tests.scenarios.test_conservation import fingerprint; print(fingerprint())"
+    found = {fingerprint()}
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        told = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        found.add(told.stdout.strip())
+    assert len(found) == 1

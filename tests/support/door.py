@@ -40,27 +40,30 @@ class ShortFlow:
     results: list[RelayResult | Fault | LogosError] = field(default_factory=list)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, capability: str, request_id: str) -> None:
-        headers = headers_of(scope)
-        raw = await read_body(receive, headers, self.body_bytes_max)
-        parsed = parse(capability, raw, headers)
-        terms = Terms(parsed.stream, parsed.usage_is_forced, self.charge_of, self.keep_bytes_max)
         try:
-            with ClientWatch(receive):
-                for target in self.targets:
-                    body = upstream_body(parsed, "upstream")
-                    answer = await open_answer(self.transport, target, body, terms, time.time)
-                    if not isinstance(answer, Fault):
-                        break
-                    self.results.append(answer)
-                    if not answer.may_retry:
-                        break
-                if isinstance(answer, Fault):
-                    raise answer.error
-                await self._relay(answer, send)
+            await self._serve(scope, receive, send, capability)
         except ClientLeft as error:
             if not (self.results and isinstance(self.results[-1], RelayResult)):
                 self.results.append(error)
             raise
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, capability: str) -> None:
+        headers = headers_of(scope)
+        raw = await read_body(receive, headers, self.body_bytes_max)
+        parsed = parse(capability, raw, headers)
+        terms = Terms(parsed.stream, parsed.usage_is_forced, self.charge_of, self.keep_bytes_max)
+        with ClientWatch(receive):
+            for target in self.targets:
+                body = upstream_body(parsed, "upstream")
+                answer = await open_answer(self.transport, target, body, terms, time.time)
+                if not isinstance(answer, Fault):
+                    break
+                self.results.append(answer)
+                if not answer.may_retry:
+                    break
+            if isinstance(answer, Fault):
+                raise answer.error
+            await self._relay(answer, send)
 
     async def _relay(self, answer: WholeAnswer | StreamAnswer, send: Send) -> None:
         charge = answer.charge if isinstance(answer, WholeAnswer) else None

@@ -5,13 +5,16 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from logos.billing.cost import MICRO_CENTS_MAX, charge, format_cost, upper_bound
 from logos.billing.prices import FREE, Tariff
 from logos.billing.usage import PARTS_OF, TOKEN_TYPES
 from logos.domain.records import Charge
+
+# The machine may be busy: how long an example takes says nothing.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 # 0.15 and 0.60 EUR per million tokens, cached 0.075
 EXAMPLE = Tariff("EUR", {"prompt": 15_000_000, "completion": 60_000_000, "cached_prompt": 7_500_000})
@@ -55,12 +58,14 @@ tariffs = st.builds(
 )
 
 
+@calm
 @given(usages, tariffs)
 def test_substituting_never_costs_more_than_adding(usage: dict[str, int], tariff: Tariff) -> None:
     added = sum(count * tariff.micro_cents_per_million.get(name, 0) for name, count in usage.items())
     assert charge(usage, tariff).micro_cents <= Fraction(added, 10**6) + Fraction(1, 2)
 
 
+@calm
 @given(usages, tariffs)
 def test_a_charge_is_within_half_a_micro_cent_of_the_exact_sum(usage: dict[str, int], tariff: Tariff) -> None:
     """The exact sum by another way: each special token moves its price from the total's to its own."""
@@ -77,6 +82,7 @@ def test_a_charge_is_within_half_a_micro_cent_of_the_exact_sum(usage: dict[str, 
     assert abs(charge(usage, tariff).micro_cents - exact) <= Fraction(1, 2)
 
 
+@calm
 @given(usages, tariffs)
 def test_the_upper_bound_holds_whatever_the_tokens_turn_out_to_be(usage: dict[str, int], tariff: Tariff) -> None:
     bound = upper_bound(usage.get("prompt", 0), usage.get("completion", 0), tariff)
@@ -84,6 +90,7 @@ def test_the_upper_bound_holds_whatever_the_tokens_turn_out_to_be(usage: dict[st
     assert bound.currency == "EUR"
 
 
+@calm
 @given(st.integers(0, MICRO_CENTS_MAX))
 def test_a_cost_is_shown_exactly_and_as_a_json_number(micro_cents: int) -> None:
     shown = format_cost(Charge(micro_cents, "EUR"))

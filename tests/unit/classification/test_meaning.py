@@ -4,10 +4,13 @@ import math
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from logos.classification.meaning import EmbeddingPort, cosine, similarities
+
+# The machine may be busy: how long an example takes says nothing.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,7 @@ def test_vectors_of_different_length_are_an_error() -> None:
         cosine([1.0, 2.0], [1.0])
 
 
+@calm
 @given(st.lists(st.tuples(st.floats(), st.floats()), min_size=1))
 def test_a_cosine_is_between_minus_one_and_one(pairs: list[tuple[float, float]]) -> None:
     a, b = [x for x, _ in pairs], [y for _, y in pairs]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from logos.classification.prompts import (
@@ -14,6 +14,9 @@ from logos.classification.prompts import (
     read_prompt,
     text_prompt,
 )
+
+# The machine may be busy: how long an example takes says nothing.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 TEXT = {"type": "text", "text": "What is this?"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
@@ -88,6 +91,7 @@ json = st.recursive(
 )
 
 
+@calm
 @given(st.sampled_from(["chat", "completions", "embeddings"]), json, json)
 def test_no_shape_of_body_fails(capability: str, value: object, tools: object) -> None:
     prompt = read_prompt(capability, {"messages": value, "prompt": value, "input": value, "tools": tools})

@@ -6,7 +6,7 @@ import contextlib
 import random
 from collections.abc import Iterable
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from logos.classification.ranking import candidates, rank
@@ -103,7 +103,7 @@ def check_candidates(
     assert set(found) == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(catalogues, keys, policies, demands, meanings)
 def test_no_candidate_is_ever_forbidden_and_everything_else_is_one(
     catalogue: Catalogue, key: Key, policy: Policy, demand: Demand, meaning: dict[int, float] | None
@@ -145,7 +145,7 @@ def test_no_candidate_is_ever_forbidden_in_ten_thousand_larger_catalogues() -> N
         check_candidates(Catalogue(models=known, endpoints=placed), key, policy, demand, {1: 0.5})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(catalogues, keys, policies, meanings, st.randoms())
 def test_the_ranking_does_not_depend_on_the_order_of_declaration(
     catalogue: Catalogue, key: Key, policy: Policy, meaning: dict[int, float] | None, chance: random.Random

@@ -207,6 +207,15 @@ def test_reasoning_beside_an_empty_content_counts() -> None:
     assert events.tokens == 1
 
 
+def test_what_an_event_carries_is_told_apart_from_its_neighbours_in_the_same_chunk() -> None:
+    role, finish = chat_events([])[:2]
+    thought = b'data: {"choices":[{"delta":{"content":"","reasoning":"hm"}}]}\n\n'
+    named = b'data: {"choices":[{"delta":{"content":"reasoning"}}]}\n\n'
+    events = EventStream()
+    events.feed(role + thought + named + finish)
+    assert (events.tokens, events.events) == (2, 4)
+
+
 def test_an_end_without_a_newline_is_still_read() -> None:
     events = EventStream(drop_usage=True)
     assert events.feed(b"data: [DONE]") == b""
