@@ -180,8 +180,13 @@ class SchedulerOnRay(SchedulerActor):
 class AccountsOnRay(Accounts):
     """The accounts actor."""
 
-    async def __init__(self, database_url: str) -> None:  # type: ignore[misc]
-        super().__init__(database_url)
+    async def __init__(self, database_url: str, quota_ttl_s: float, settle_s: float) -> None:  # type: ignore[misc]
+        super().__init__(
+            database_url,
+            quota_ttl_s=quota_ttl_s,
+            settle_s=settle_s if _restarted() else 0.0,
+            gateway_lives=_replica_lives,
+        )
         await self.start()
 
     async def ping(self) -> int:

@@ -6,6 +6,7 @@ decides or serves; nothing imports this package but the command.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from deployments.ingress import Ingress
 from logos.actors.ledger import Ledger
 from logos.actors.node import NodeSettings
 from logos.config import Configuration, Settings, load
+from logos.declarations import Declaration
 from logos.domain.errors import InvalidDeclaration
 from logos.domain.nouns import Gpu
 from logos.scheduling.settings import SchedulerSettings
@@ -61,10 +63,12 @@ def scheduler_settings(settings: Settings) -> SchedulerSettings:
 
 def ensure_actors(platform: Platform) -> list[Any]:
     """Finds or makes accounts, ledger and scheduler. Returns the handles, in the order to end them last."""
-    accounts = create(AccountsOnRay, ACCOUNTS, platform.database_url)
+    settings = platform.settings
+    quota_ttl_s, settle_s = settings.gateway.quota_ttl_s, settings.scheduler.reconvene_s
+    accounts = create(AccountsOnRay, ACCOUNTS, platform.database_url, quota_ttl_s, settle_s)
     ledger = create(Ledger, LEDGER, platform.database_url)
-    journal = platform.journal_dir if platform.settings.scheduler.journal else None
-    scheduler = create(SchedulerOnRay, SCHEDULER, scheduler_settings(platform.settings), journal)
+    journal = platform.journal_dir if settings.scheduler.journal else None
+    scheduler = create(SchedulerOnRay, SCHEDULER, scheduler_settings(settings), journal)
     ray.get([actor.ping.remote() for actor in (accounts, ledger, scheduler)])
     return [scheduler, ledger, accounts]
 
@@ -101,7 +105,11 @@ def application(platform: Platform) -> serve.Application:
         graceful_shutdown_timeout_s=platform.settings.server.drain_grace_s,
         ray_actor_options={"num_cpus": platform.settings.ray.gateway_cpus},
     )
-    return ingress.bind(platform, Classifier.bind())
+    # What is declared is in the database by now, and holds providers' keys: replicas have no use for it.
+    undeclared = platform.settings.model_copy(
+        update={name: field.get_default() for name, field in Declaration.model_fields.items()}
+    )
+    return ingress.bind(dataclasses.replace(platform, settings=undeclared), Classifier.bind())
 
 
 def build(arguments: dict[str, str]) -> serve.Application:

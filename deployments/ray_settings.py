@@ -69,7 +69,7 @@ def ray_settings(
             "RAY_SERVE_HAPROXY_STATS_PORT", str(stats_port), "two clusters on one machine would collide on 8404"
         ),
         RaySetting("RAY_SERVE_HAPROXY_METRICS_PORT", str(metrics_port), "two clusters would collide on 9101"),
-        RaySetting("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", str(reload_grace_s), "a reload would cut streams after 120 s"),
+        RaySetting("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", str(reload_grace_s), "a reload cuts streams after 120 s"),
         RaySetting("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", str(ha / "haproxy.cfg"), "clusters would share /tmp"),
         RaySetting("RAY_SERVE_HAPROXY_SOCKET_PATH", str(ha / "admin.sock"), "clusters would share /tmp"),
         RaySetting("RAY_SERVE_HAPROXY_SERVER_STATE_BASE", str(ha), "clusters would share /tmp"),

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Response
 
 from logos import __version__
 from logos.gateway.admin import admin_routers
+from logos.gateway.openapi import describe
 from logos.gateway.rest import AdminContext
 from logos.gateway.rest_errors import add_error_responses
 
@@ -40,6 +41,7 @@ def build_pages(gateway: Gateway) -> FastAPI:
     )
     for router in admin_routers(context):
         app.include_router(router)
+    describe(app)
     return app
 
 

@@ -38,16 +38,17 @@ class ShortFlow:
     keep_bytes_max: int = 0
     body_bytes_max: int = 1_000_000
     results: list[RelayResult | Fault | LogosError] = field(default_factory=list)
+    relayed: set[str] = field(default_factory=set)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, capability: str, request_id: str) -> None:
         try:
-            await self._serve(scope, receive, send, capability)
+            await self._serve(scope, receive, send, capability, request_id)
         except ClientLeft as error:
-            if not (self.results and isinstance(self.results[-1], RelayResult)):
+            if request_id not in self.relayed:
                 self.results.append(error)
             raise
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, capability: str) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, capability: str, request_id: str) -> None:
         headers = headers_of(scope)
         raw = await read_body(receive, headers, self.body_bytes_max)
         parsed = parse(capability, raw, headers)
@@ -63,6 +64,7 @@ class ShortFlow:
                     break
             if isinstance(answer, Fault):
                 raise answer.error
+            self.relayed.add(request_id)
             await self._relay(answer, send)
 
     async def _relay(self, answer: WholeAnswer | StreamAnswer, send: Send) -> None:

@@ -120,6 +120,15 @@ def test_unused_slices_of_others_are_recalled_before_anything_is_refused() -> No
     assert refused == QuotaRefusal(1, "requests_per_minute", "key", 4, pytest.approx(59.1, abs=0.11))
 
 
+def test_what_ran_when_it_was_last_reported_may_have_ended_and_is_asked_back() -> None:
+    book = book_of(key(concurrent=1, tokens_per_minute=100))
+    slice_ = granted(book, T, tokens=90)
+    book.use(QuotaUse(slice_.slice_id, 1, 90, 1), "a", T + 1)
+    assert book.request(QuotaNeed(1, 50), "b", T + 2) == RecallNeeded((slice_.slice_id,), T + 11)
+    book.use(final(slice_, tokens=10, running=0), "a", T + 2)
+    assert granted(book, T + 2, gateway="b", tokens=50).concurrent == 1
+
+
 def test_without_waiting_for_recalls_it_is_refused_with_the_time_at_which_it_may_fit() -> None:
     book = book_of(key(requests_per_minute=2))
     book.use(final(granted(book, T)), "a", T)
@@ -205,8 +214,10 @@ def test_slices_of_an_earlier_epoch_are_adopted_once() -> None:
         book.expire(at)
         book.use(QuotaUse("q4-77", 5, 0, 2, True, key_id=1, age_s=20.0), "a", at)
         assert book.counted("key", 1, at) == Amounts(5, 0, 2)
-    book.use(QuotaUse("q4-77", 5, 0, 0, True, key_id=1, age_s=23.0), "a", T + 4)
-    assert book.counted("key", 1, T + 4) == Amounts(5, 0, 0)
+    for at in (T + 4, T + 8):
+        book.use(QuotaUse("q4-77", 5, 0, 0, True, key_id=1, age_s=at - T + 20.0), "a", at)
+        book.expire(at + 2)
+        assert book.counted("key", 1, at) == Amounts(5, 0, 0)
     assert book.counted("key", 1, T + 40.2) == Amounts(0, 0, 0)
 
 

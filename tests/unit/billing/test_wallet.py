@@ -88,10 +88,17 @@ def test_a_report_repeats_until_it_has_arrived() -> None:
     assert wallet.due(T + 2) != ()
     wallet.reported((use,), T + 2)
     assert wallet.due(T + 2) == ()
+    other = spend(wallet, 10)
     uses = wallet.due(T + 3)
+    assert uses[0].running == 2
     wallet.settle(spent, 10, T + 3)
     wallet.reported(uses, T + 3)  # it changed in the meantime
-    assert wallet.due(T + 3)[0].running == 0
+    assert wallet.due(T + 3)[0].running == 1
+    wallet.recall(["q1-1"], T + 4)
+    wallet.settle(other, 10, T + 4)
+    uses = wallet.due(T + 4)
+    wallet.reported(uses, T + 4)
+    assert wallet.is_idle()
 
 
 def test_after_the_final_report_running_requests_are_reported_until_they_end() -> None:
@@ -212,4 +219,4 @@ def test_memory_does_not_grow_with_the_number_of_admissions() -> None:
     assert sizes[0] <= 62
     assert sizes[1] <= 601
     assert sizes[2] <= 102
-    assert (sizes[3], len(wallet._holdings), len(wallet._changed)) == (1, 0, 0)
+    assert (sizes[3], len(wallet._holdings), len(wallet._changed), len(wallet._of_key)) == (1, 0, 0, 0)
