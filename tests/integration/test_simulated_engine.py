@@ -295,6 +295,10 @@ async def shapes_of_answer(
     opening = [rest.pop(0)] if path == "chat/completions" else []
     ending = [event for event in rest if not event["choices"] or event["choices"][0]["finish_reason"]]
     between = [event for event in rest if event not in ending]
+    for event in ending:
+        for choice in event["choices"]:
+            # vLLM leaves the content out where the last token is only a part of a character.
+            choice.get("delta", {}).setdefault("content", "")
     return (head, shape([*opening, *ending])), shape(between[0]) if between else None
 
 

@@ -97,7 +97,7 @@ def test_nobody_is_overtaken_too_often_seen_from_outside(seed: int) -> None:
 
 def fingerprint() -> str:
     """Of all that a core said in a run in which much went wrong."""
-    done = platform(5)
+    done = platform(5, gateways=5, rate=80.0, mishaps=Mishaps(gateway_dies_s=2.0))
     done.run(20.0)
     return hashlib.sha256(repr(done.journals).encode()).hexdigest()
 

@@ -32,6 +32,14 @@ def test_a_request_larger_than_the_limit_goes_when_nothing_else_went() -> None:
     assert dispatched(world.passes(60.1)) == ["huge"]
 
 
+def test_a_change_of_the_limit_does_not_forget_what_went_before() -> None:
+    world = World(remote(1, requests_per_minute=2))
+    world.arrive(request("a"), request("b"))
+    world.declares(remote(1, requests_per_minute=3))
+    assert dispatched(world.arrive(request("c"), request("d", queue_timeout_s=300.0))) == ["c"]
+    assert dispatched(world.passes(60.1)) == ["d"]
+
+
 def test_nothing_left_by_the_providers_word_holds_until_its_reset() -> None:
     world = World(remote(1))
     world.limit_observed(1, 0, 20.0)

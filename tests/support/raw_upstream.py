@@ -78,10 +78,9 @@ class RawUpstream:
                         self.closed_by_client.set()
                         return None
         finally:
-            if not gone.done():
-                gone.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await gone
+            gone.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                await gone
         return gone.result() if gone.done() and not gone.cancelled() else b""
 
 
