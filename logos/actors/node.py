@@ -58,6 +58,8 @@ class SchedulerPort(Protocol):
 
     async def engine_failed(self, engine_id: str, reason: str) -> None: ...
 
+    async def engine_done(self, done: EngineDone) -> None: ...
+
 
 @dataclass(slots=True)
 class _Engine:
@@ -121,6 +123,14 @@ class NodeActor:
 
     async def load(self, order: EngineOrder) -> EngineDone:
         """Starts an engine and waits until it serves. A failure is an answer, with the engine's last words."""
+        ordered_in = self._epoch
+        done = await self._load(order)
+        if self._epoch != ordered_in:  # whoever gave the order has restarted and does not wait for the answer
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                await self._scheduler.engine_done(done)
+        return done
+
+    async def _load(self, order: EngineOrder) -> EngineDone:
         began = self._clock()
         process = EngineProcess(self._launch(order), self._open_session)
         engine = _Engine(process, order.endpoint_id, order.gpu_indices, order.memory_mib, EngineState.LOADING)
@@ -130,8 +140,11 @@ class NodeActor:
             self._write_file()
             await process.wait_ready(self._settings.load_timeout_s)
         except (EngineFailed, OSError, TimeoutError) as error:
+            log.warning("engine %s: %s", order.engine_id, error)
             await self._drop(order.engine_id)
-            return EngineDone(order.engine_id, EngineState.FAILED, self._clock() - began, reason=str(error))
+            # Clients are shown the reason of a failed load, and a log's last lines may hold anything.
+            reason = str(error).partition("; its log")[0]
+            return EngineDone(order.engine_id, EngineState.FAILED, self._clock() - began, reason=reason)
         engine.state = EngineState.AWAKE
         self._write_file()
         return EngineDone(
@@ -235,7 +248,7 @@ class NodeActor:
             reports = tuple([report async for report in self._figures()])
             if await self._scheduler.node_reported(self.node.id, self._epoch, reports):
                 return
-        known = (EngineState.AWAKE, EngineState.ASLEEP)
+        known = (EngineState.LOADING, EngineState.AWAKE, EngineState.ASLEEP)
         seen = {engine_id: engine for engine_id, engine in self._engines.items() if engine.state in known}
         self._epoch = await self._scheduler.node_seen(
             self.node,

@@ -264,6 +264,10 @@ class SchedulerActor:
         self._addresses.pop(engine_id, None)
         self._feed(EngineChanged(0.0, engine_id, EngineState.FAILED, reason=reason))
 
+    async def engine_done(self, done: EngineDone) -> None:
+        """What came of an order that an earlier life of this actor gave."""
+        self._take_in(done)
+
     async def node_lost(self, node_id: str) -> None:
         if self._node_heard_at.pop(node_id, None) is not None:
             self._feed(NodeLost(0.0, node_id))
@@ -347,11 +351,14 @@ class SchedulerActor:
         except Exception as error:  # noqa: BLE001 - a task boundary: the failure becomes an event
             log.warning("engine %s: %s", engine_id, error)
             done = EngineDone(engine_id, EngineState.FAILED, self._clock() - started, reason=str(error))
+        self._take_in(done)
+
+    def _take_in(self, done: EngineDone) -> None:
         if done.address is not None:
-            self._addresses[engine_id] = done.address
+            self._addresses[done.engine_id] = done.address
         elif done.state in (EngineState.COLD, EngineState.FAILED):
-            self._addresses.pop(engine_id, None)
-        self._feed(EngineChanged(0.0, engine_id, done.state, done.seconds, done.memory_mib, done.reason))
+            self._addresses.pop(done.engine_id, None)
+        self._feed(EngineChanged(0.0, done.engine_id, done.state, done.seconds, done.memory_mib, done.reason))
 
     async def _release(self, node_id: str) -> None:
         try:

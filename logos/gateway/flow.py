@@ -35,7 +35,7 @@ from logos.gateway.steps import Steps
 from logos.gateway.watch import ClientWatch
 from logos.providers.openai import OpenAITargets
 from logos.providers.transport import Target, Transport
-from logos.scheduling.events import Candidate, Ended, Request
+from logos.scheduling.events import Candidate, Ended, LimitObserved, Request
 
 FULL_ANSWER_BYTES_MAX = 4 * 1024 * 1024  # of an answer, at most this much is kept for keys that log FULL
 
@@ -329,6 +329,7 @@ class Flow:
         usage = accepted.usage or {}
         reason = fault.message if fault is not None else relayed.error_message if relayed is not None else None
         ttft_s = accepted.first_token_at - started_at if relayed is not None and accepted.first_token_at else None
+        blamed = not ok and not left and (fault is None or fault.endpoint_fault)
         end = Ended(
             request_id=accepted.request_id,
             ok=ok,
@@ -336,15 +337,16 @@ class Flow:
             total_s=total_s,
             prompt_tokens=usage.get("prompt", 0),
             completion_tokens=usage.get("completion", relayed.tokens if relayed is not None else 0),
-            cancelled=left,
+            cancelled=left or (not ok and not blamed),  # a client's own mistake says nothing of the endpoint
         )
-        blamed = not ok and not left and (fault is None or fault.endpoint_fault)
         self.placement.ended(
             grant,
             end,
             fault=(reason or "failed") if blamed else None,
             retry_after_s=fault.retry_after_s if fault is not None else None,
         )
+        if fault is not None and fault.retry_after_s is not None and grant.lease_id is not None:
+            self.placement.observe_limit(LimitObserved(0.0, endpoint.id, 0, None, fault.retry_after_s))
         outcome = relayed.outcome if relayed is not None else Outcome.CLIENT_LEFT
         if fault is not None:
             outcome = fault.outcome

@@ -311,6 +311,9 @@ class Placement:
                 leases.append(dataclasses.replace(held.lease, ttl_s=held.deadline - now))
         arrivals = tuple(waiting.request for waiting in self._waiting.values())
         introduction: list[Event] = [GatewaySeen(0.0, self.gateway_id, tuple(leases), tuple(running))]
+        introduction += [
+            LeaseReported(0.0, lease.lease_id, tuple(self._leases[lease.lease_id].running)) for lease in leases
+        ]
         if arrivals:
             introduction.append(RequestsArrived(0.0, self.gateway_id, arrivals))
         return tuple(introduction)
