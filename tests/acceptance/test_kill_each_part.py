@@ -76,13 +76,13 @@ def test_whatever_dies_every_request_the_upstream_saw_is_one_row_and_one_charge(
     with under(load):
         time.sleep(LULL_S)
         for part in ("replica", "scheduler", "ledger", "accounts"):
-            since, broken, refused = time.monotonic(), load.broken, load.refused
+            since, broken, refused, errors = time.monotonic(), load.broken, load.refused, load.errors.copy()
             recovered_s = kill_and_recover(platform, part)
             time.sleep(LULL_S)
             report.append(
                 f"{part}: back after {recovered_s:.1f} s, longest time without an answer "
                 f"{longest_silence_s(load, since):.1f} s, {load.broken - broken} answers broken, "
-                f"{load.refused - refused} connections refused"
+                f"{load.refused - refused} connections refused, errors {dict(load.errors - errors) or 'none'}"
             )
     print("\n" + "\n".join(report))
     print(f"{load.sent} sent, {load.whole} whole, statuses {dict(load.statuses)}, broken {load.broken}")

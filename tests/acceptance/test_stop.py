@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.platform import CHECKOUT, Platform, Seen
+from tests.support.platform import CHECKOUT, Platform, Seen, wait_for
 from tests.support.upstream import ScriptedUpstream, new_marker, streamed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -74,18 +74,20 @@ def test_running_streams_get_their_grace(data_dir: Path, upstream: ScriptedUpstr
     }
     platform = Platform(config, data_dir=data_dir)
     lines: list[str] = []
+    said: list[int] = []
     try:
         platform.start()
 
         def read() -> None:
             body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Go on."}]}
             with platform.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as answer:
+                said.append(answer.status_code)
                 lines.extend(line for line in answer.iter_lines() if line)
 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
-        while not upstream.of(model):
-            time.sleep(0.01)
+        wait_for(lambda: said, 20, "no answer began")
+        assert said == [200], lines
         time.sleep(0.3)
         left = platform.stop(signal.SIGTERM, 25.0)
         reader.join(5)
@@ -109,7 +111,7 @@ def test_a_config_with_an_unknown_key_is_one_line_that_names_the_nearest(tmp_pat
 @pytest.mark.parametrize(
     "text",
     [
-        "server: {port: many}\n",
+        "server: {drain_grace_s: long}\n",
         "server: [1\n",
         "models: [{name: a, name: b}]\n",
         "keys: [{name: x, key: 'env:NOT_THERE'}]\n",

@@ -7,6 +7,7 @@ marker of its own.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections import Counter
@@ -39,6 +40,7 @@ class Load:
     refused: int = 0  # no connection
     stuck: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)  # what answers that are not 200 said
     markers: list[str] = field(default_factory=list)
     answered_at: list[float] = field(default_factory=list)  # monotonic seconds of whole answers
     stopping: bool = False
@@ -83,8 +85,9 @@ class Load:
             async with asyncio.timeout(ANSWER_S_MAX):
                 status, headers = await connection.head()
                 self.statuses[status] += 1
-                async for _ in connection.chunks(headers):
-                    pass
+                parts = [part async for part in connection.chunks(headers)]
+            if status != 200:
+                self.errors[f"{status} {_code_of(b''.join(parts))}"] += 1
             self.whole += 1
             self.answered_at.append(time.monotonic())
         except Broken:
@@ -103,3 +106,11 @@ class Load:
         except (TimeoutError, Broken):
             pass
         await connection.abort()
+
+
+def _code_of(body: bytes) -> str:
+    """The code of an error in OpenAI's shape; else the beginning of what was said."""
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return body[:40].decode("utf-8", "replace")

@@ -1,32 +1,33 @@
-"""The Ray actors: the plain classes of `logos.actors` given a name, a restart policy and handles of each other.
+"""Actors as their callers see them: a Ray handle behind the protocol that the caller declared.
 
-Also the ports: a Ray handle behind the protocol that its caller declared. A Ray error becomes ConnectionError (the
-actor is away or restarting), an error of our own tree arrives as itself. No logic beyond that may live here.
+A Ray error becomes ConnectionError (the actor is away or restarting), an error of our own tree arrives as itself. Light
+to import, because every process of the platform does; the actors' own classes are in modules of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from logos.actors.accounts import Accounts
-from logos.actors.node import NodeActor, NodeSettings
-from logos.actors.scheduler import EngineDone, EngineOrder, SchedulerActor
 from logos.domain.directory import DirectoryUpdate
 from logos.domain.leases import QuotaNeed, QuotaRefusal, QuotaSlice, QuotaUse
 from logos.domain.records import Record
 from logos.scheduling.messages import GatewayReport, SchedulerReply
-from logos.scheduling.settings import SchedulerSettings
-from logos.storage.ledger_writer import JournalEntry
+
+if TYPE_CHECKING:
+    from logos.actors.scheduler import EngineDone, EngineOrder
+    from logos.storage.ledger_writer import JournalEntry
 
 NAMESPACE = "logos"
 SCHEDULER = "scheduler"
 LEDGER = "ledger"
 ACCOUNTS = "accounts"
+
+_encode_records = msgspec.msgpack.Encoder().encode
 
 
 def node_actor_name(node_id: str) -> str:
@@ -98,7 +99,8 @@ class LedgerRemote(RemoteActor):
         super().__init__(LEDGER)
 
     async def append(self, gateway_id: str, records: tuple[Record, ...]) -> frozenset[str]:
-        return cast("frozenset[str]", await self.call("append", gateway_id, records))
+        # Encoded here: pickling thousands of small dataclasses a second costs ten times as much.
+        return cast("frozenset[str]", await self.call("append_encoded", gateway_id, _encode_records(records)))
 
     async def append_journal(self, epoch: int, entries: Sequence[JournalEntry]) -> None:
         await self.call("append_journal", epoch, entries)
@@ -120,16 +122,16 @@ class NodeRemote(RemoteActor):
         super().__init__(node_actor_name(node_id))
 
     async def load(self, order: EngineOrder) -> EngineDone:
-        return cast(EngineDone, await self.call("load", order))
+        return cast("EngineDone", await self.call("load", order))
 
     async def sleep(self, engine_id: str, level: int) -> EngineDone:
-        return cast(EngineDone, await self.call("sleep", engine_id, level))
+        return cast("EngineDone", await self.call("sleep", engine_id, level))
 
     async def wake(self, engine_id: str) -> EngineDone:
-        return cast(EngineDone, await self.call("wake", engine_id))
+        return cast("EngineDone", await self.call("wake", engine_id))
 
     async def stop(self, engine_id: str) -> EngineDone:
-        return cast(EngineDone, await self.call("stop", engine_id))
+        return cast("EngineDone", await self.call("stop", engine_id))
 
     async def release(self) -> None:
         await self.call("release")
@@ -148,7 +150,7 @@ class SchedulerForNodes(RemoteActor):
         return bound
 
 
-async def _replica_lives(gateway_id: str) -> bool:
+async def replica_lives(gateway_id: str) -> bool:
     """A gateway's id is the name of its replica's actor; Ray forgets the names of dead actors."""
     try:
         ray.get_actor(gateway_id, namespace="serve")
@@ -157,60 +159,5 @@ async def _replica_lives(gateway_id: str) -> bool:
     return True
 
 
-def _restarted() -> bool:
+def is_restarted() -> bool:
     return bool(ray.get_runtime_context().was_current_actor_reconstructed)
-
-
-class SchedulerOnRay(SchedulerActor):
-    """The scheduler actor; a restarted one waits for gateways and nodes to re-report before it places anything."""
-
-    async def __init__(self, settings: SchedulerSettings, journal_directory: Path) -> None:  # type: ignore[misc]
-        super().__init__(
-            settings,
-            AccountsRemote(),
-            NodeRemote,
-            journal_directory=journal_directory,
-            journal_store=LedgerRemote(),
-            gateway_lives=_replica_lives,
-            restarted=_restarted(),
-        )
-        await self.start()
-
-
-class AccountsOnRay(Accounts):
-    """The accounts actor."""
-
-    async def __init__(self, database_url: str, quota_ttl_s: float, settle_s: float) -> None:  # type: ignore[misc]
-        super().__init__(
-            database_url,
-            quota_ttl_s=quota_ttl_s,
-            settle_s=settle_s if _restarted() else 0.0,
-            gateway_lives=_replica_lives,
-        )
-        await self.start()
-
-    async def ping(self) -> int:
-        return self.epoch
-
-
-class NodeOnRay(NodeActor):
-    """The actor of one GPU node. It holds the node's GPUs in Ray's accounting, so nobody else is given them."""
-
-    async def __init__(self, settings: NodeSettings) -> None:  # type: ignore[misc]
-        super().__init__(settings, SchedulerForNodes())
-        await self.start()
-
-
-def create(cls: type, name: str, *arguments: Any, num_gpus: float = 0, **options: Any) -> Any:
-    """Creates a named, detached, restartable actor, or finds the one that is already there."""
-    remote = ray.remote(cls)
-    return remote.options(
-        name=name,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        max_restarts=-1,
-        get_if_exists=True,
-        max_concurrency=10_000,
-        num_cpus=0,
-        num_gpus=num_gpus,
-    ).remote(*arguments, **options)

@@ -1,0 +1,17 @@
+"""The ledger as a Ray actor."""
+
+from __future__ import annotations
+
+import msgspec
+
+from logos.actors.ledger import Ledger
+from logos.domain.records import Record
+
+_decode_records = msgspec.msgpack.Decoder(tuple[Record, ...]).decode
+
+
+class LedgerOnRay(Ledger):
+    """The ledger actor; records arrive encoded."""
+
+    async def append_encoded(self, gateway_id: str, records: bytes) -> frozenset[str]:
+        return await self.append(gateway_id, _decode_records(records))

@@ -1,0 +1,25 @@
+"""The scheduler as a Ray actor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deployments.remotes import AccountsRemote, LedgerRemote, NodeRemote, is_restarted, replica_lives
+from logos.actors.scheduler import SchedulerActor
+from logos.scheduling.settings import SchedulerSettings
+
+
+class SchedulerOnRay(SchedulerActor):
+    """The scheduler actor; a restarted one waits for gateways and nodes to re-report before it places anything."""
+
+    async def __init__(self, settings: SchedulerSettings, journal_directory: Path) -> None:  # type: ignore[misc]  # Ray awaits it
+        super().__init__(
+            settings,
+            AccountsRemote(),
+            NodeRemote,
+            journal_directory=journal_directory,
+            journal_store=LedgerRemote(),
+            gateway_lives=replica_lives,
+            restarted=is_restarted(),
+        )
+        await self.start()
