@@ -80,7 +80,9 @@ def soak(platform: Platform, upstream: ScriptedUpstream, given: argparse.Namespa
 
 def check(platform: Platform, sent: int, resident: list[float]) -> list[str]:
     """The books."""
-    rows, charged = platform.rows("SELECT count(*), coalesce(sum(cost_micro_cents), 0) FROM log_entry")[0]
+    rows, charged, priced = platform.rows(
+        "SELECT count(*), coalesce(sum(cost_micro_cents), 0), count(cost_currency) FROM log_entry"
+    )[0]
     balance, counted = platform.rows(
         "SELECT coalesce(sum(micro_cents), 0), coalesce(sum(requests), 0) FROM balances WHERE scope = 'key'"
     )[0]
@@ -90,8 +92,8 @@ def check(platform: Platform, sent: int, resident: list[float]) -> list[str]:
     failures = []
     if rows != sent:
         failures.append(f"{sent:,} requests were sent, {rows:,} rows are there")
-    if (balance, counted) != (charged, rows):
-        failures.append(f"the balance says {balance} for {counted} requests, the rows {charged} for {rows}")
+    if (balance, counted) != (charged, priced):
+        failures.append(f"the balance says {balance} for {counted} requests, the rows {charged} for {priced}")
     if len(resident) > 1:
         growth = resident[1] / resident[0]
         print(

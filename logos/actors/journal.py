@@ -79,19 +79,18 @@ def decode_entry(line: bytes, number: int) -> tuple[Event, list[Command]]:
 
 def read_journal(path: Path) -> tuple[JournalOpening, Iterator[tuple[Event, list[Command]]]]:
     """The opening and the entries, read lazily. A torn last line (the writer was killed) is left out."""
-    lines = path.open("rb")
-    first = lines.readline()
+    with path.open("rb") as lines:
+        first = lines.readline()
     if not first:
-        lines.close()
         raise InvalidDeclaration(f"{path} is empty: a journal begins with its opening")
+    return decode_opening(first), _entries(path)
 
-    def entries() -> Iterator[tuple[Event, list[Command]]]:
-        with lines:
-            for number, line in enumerate(lines, start=2):
-                if line.endswith(b"\n"):
-                    yield decode_entry(line, number)
 
-    return decode_opening(first), entries()
+def _entries(path: Path) -> Iterator[tuple[Event, list[Command]]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if number > 1 and line.endswith(b"\n"):
+                yield decode_entry(line, number)
 
 
 def replay_file(path: Path) -> list[Difference]:

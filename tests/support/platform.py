@@ -274,6 +274,14 @@ class Platform:
             **{"timeout": 60, "trust_env": False, **options},
         )
 
+    def is_well(self) -> bool:
+        """Whether /health answers and says that every part does."""
+        try:
+            health = self._http.get("/health", timeout=5)
+            return health.status_code == 200 and health.json()["status"] == "ok"
+        except (httpx.TransportError, ValueError):
+            return False
+
     @property
     def database_url(self) -> str:
         return (self.data_dir / "database_url").read_text().strip()

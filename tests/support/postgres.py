@@ -1,4 +1,4 @@
-"""A Postgres for tests: one embedded server, and for each test a database of its own, copied from a migrated template."""
+"""A Postgres for tests: one embedded server, and for each test a database copied from a migrated template."""
 
 from __future__ import annotations
 

@@ -1,0 +1,108 @@
+"""The journal on disk: every event and command survives the way there and back, and a bad line is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from logos.actors.journal import JournalWriter, decode_entry, encode_entry, read_journal, replay_file
+from logos.domain.catalogue import Catalogue
+from logos.domain.errors import InvalidDeclaration
+from logos.domain.leases import SlotLease
+from logos.domain.lifecycle import EngineState
+from logos.domain.nouns import Endpoint, Gpu, Model, Node, Place, Privacy, Provider
+from logos.scheduling.commands import Dispatch, GrantLease
+from logos.scheduling.events import (
+    Candidate,
+    CatalogueChanged,
+    EngineSeen,
+    Event,
+    GatewaySeen,
+    NodeSeen,
+    Request,
+    RequestsArrived,
+    RequestStarted,
+)
+from logos.scheduling.replay import JournalOpening, begin
+from logos.scheduling.settings import SchedulerSettings
+
+CATALOGUE = Catalogue(
+    version=1,
+    models=(Model(1, "m", capabilities=frozenset({"chat"})),),
+    providers=(Provider(1, "far", "openai", Privacy.LOCAL),),
+    endpoints=(Endpoint(1, 1, 1, Privacy.LOCAL, "m", max_parallel=4),),
+)
+OPENING = JournalOpening(Catalogue(), SchedulerSettings(), 7)
+EVENTS: tuple[Event, ...] = (
+    CatalogueChanged(1.0, CATALOGUE),
+    GatewaySeen(1.5, "g", (SlotLease("l", "g", Place(1), 2, 9.0),), (("r0", Place(1)),)),
+    NodeSeen(1.6, Node("n", 2, (Gpu(0, 1024),)), (EngineSeen("e", 1, (0,), EngineState.AWAKE, 512),)),
+    RequestsArrived(2.0, "g", (Request("r1", "g", 1, (Candidate(1, 0.5),)),)),
+    RequestStarted(2.1, "r1"),
+)
+
+
+def test_every_event_comes_back_as_it_was() -> None:
+    for event in EVENTS:
+        assert decode_entry(encode_entry(event, ()).encoded, 2) == (event, [])
+
+
+def test_commands_come_back_as_they_were() -> None:
+    core = begin(OPENING)
+    caused = [command for event in EVENTS for command in core.handle(event)]
+    assert {Dispatch, GrantLease} <= {type(command) for command in caused}
+    assert decode_entry(encode_entry(EVENTS[-1], caused).encoded, 2) == (EVENTS[-1], caused)
+
+
+def written(directory: Path) -> Path:
+    writer = JournalWriter(directory, OPENING)
+    core = begin(OPENING)
+    for event in EVENTS:
+        writer.append(event, core.handle(event))
+    writer.close()
+    return writer.path
+
+
+def test_a_journal_replays_to_the_same_commands(tmp_path: Path) -> None:
+    assert replay_file(written(tmp_path)) == []
+
+
+def test_a_changed_command_is_a_difference(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b'"tier":"remote"', b'"tier":"warm"'))
+    (difference,) = replay_file(path)
+    assert difference.event == EVENTS[3]
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_bytes(path.read_bytes()[:-9])
+    _, entries = read_journal(path)
+    assert len(list(entries)) == len(EVENTS) - 1
+
+
+def test_a_line_that_is_none_is_named_by_its_number(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    lines = path.read_bytes().split(b"\n")
+    lines[2] = b'{"event": ["Nonsense", {}], "commands": []}'
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(InvalidDeclaration, match="line 3"):
+        replay_file(path)
+
+
+def test_an_empty_file_and_another_version_are_refused_in_words(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    with pytest.raises(InvalidDeclaration, match="empty"):
+        replay_file(empty)
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"contract_version": 999, "opening": {}}\n')
+    with pytest.raises(InvalidDeclaration, match="999"):
+        replay_file(other)
+
+
+def test_only_the_newest_journals_are_kept(tmp_path: Path) -> None:
+    for epoch in range(100, 110):
+        JournalWriter(tmp_path, JournalOpening(Catalogue(), SchedulerSettings(), epoch)).close()
+    assert [path.stem for path in sorted(tmp_path.glob("*.jsonl"))] == ["106", "107", "108", "109"]

@@ -1,0 +1,69 @@
+"""Which processes belong to an installation: only those whose pid and start time match the record are ended."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deployments.processes import ProcessRecord, end, identity, living
+from logos.domain.errors import Conflict
+
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
+IGNORING = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+STUBBORN = [sys.executable, "-c", IGNORING]
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(SLEEPER)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_platform_in_the_same_directory_is_refused_by_name_of_the_first(tmp_path: Path) -> None:
+    first = ProcessRecord(tmp_path)
+    first.acquire()
+    with pytest.raises(Conflict, match=str(psutil.Process().pid)):
+        ProcessRecord(tmp_path).acquire()
+    first.release()
+    second = ProcessRecord(tmp_path)
+    second.acquire()
+    second.release()
+
+
+def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    record = ProcessRecord(tmp_path)
+    record.update()
+    assert [sleeper.pid] == [pid for pid, _ in json.loads((tmp_path / "processes.json").read_text())]
+    assert ProcessRecord(tmp_path).end_leftovers() == 1
+    assert not psutil.pid_exists(sleeper.pid)
+    assert ProcessRecord(tmp_path).end_leftovers() == 0
+
+
+def test_a_process_that_only_has_the_same_pid_is_left_alone(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+    pid, started = identity(psutil.Process(sleeper.pid))
+    (tmp_path / "processes.json").write_text(json.dumps([[pid, started - 5.0]]))
+    assert ProcessRecord(tmp_path).end_leftovers() == 0
+    assert sleeper.poll() is None
+
+
+def test_a_broken_record_ends_nobody(tmp_path: Path) -> None:
+    (tmp_path / "processes.json").write_text("{not json")
+    assert ProcessRecord(tmp_path).end_leftovers() == 0
+
+
+def test_a_process_that_ignores_sigterm_is_killed_after_the_grace() -> None:
+    with subprocess.Popen(STUBBORN, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        known = identity(psutil.Process(process.pid))
+        assert living([known])
+        assert end([known], grace_s=0.2) == 1
+        assert not living([known])

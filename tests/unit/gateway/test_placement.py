@@ -1,0 +1,198 @@
+"""A gateway's side of placing: leases, grants, lost messages, restarts. The scheduler behind is the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from logos.actors.scheduler import NodePort, SchedulerActor
+from logos.domain.catalogue import Catalogue
+from logos.domain.directory import DirectoryUpdate
+from logos.domain.errors import NoCapacity, QueueTimeout
+from logos.domain.nouns import Endpoint, Model, Privacy, Provider
+from logos.gateway.placement import Placement
+from logos.scheduling.events import Candidate, Ended, Request
+from logos.scheduling.messages import GatewayReport, SchedulerReply
+from logos.scheduling.settings import SchedulerSettings
+
+PLACES = 3
+CATALOGUE = Catalogue(
+    version=1,
+    models=(Model(1, "m"),),
+    providers=(Provider(1, "far", "openai", Privacy.LOCAL),),
+    endpoints=(Endpoint(1, 1, 1, Privacy.LOCAL, "m", max_parallel=PLACES),),
+)
+BEST = Candidate(1)
+
+
+class OneCatalogue:
+    async def watch(self, holder: str, epoch: int, version: int, wait_s: float) -> DirectoryUpdate:
+        if version == 1:
+            await asyncio.sleep(wait_s)
+        return DirectoryUpdate(1, 1, catalogue=CATALOGUE if version != 1 else None)
+
+
+class Line:
+    """The way to the scheduler, on which messages can be lost and behind which another life may begin."""
+
+    def __init__(self) -> None:
+        self.lose_reports = self.lose_replies = 0
+        self.scheduler = self.new_life()
+
+    def new_life(self, *, restarted: bool = False) -> SchedulerActor:
+        def no_nodes(node_id: str) -> NodePort:
+            raise AssertionError(node_id)
+
+        return SchedulerActor(SchedulerSettings(reconvene_s=0.3), OneCatalogue(), no_nodes, restarted=restarted)
+
+    async def report(self, report: GatewayReport) -> SchedulerReply:
+        if self.lose_reports:
+            self.lose_reports -= 1
+            raise ConnectionError("lost on the way there")
+        reply = await self.scheduler.report(report)
+        if self.lose_replies:
+            self.lose_replies -= 1
+            raise ConnectionError("lost on the way back")
+        return reply
+
+    async def poll(self, gateway_id: str, epoch: int, acknowledged: int, wait_s: float) -> SchedulerReply:
+        return await self.scheduler.poll(gateway_id, epoch, acknowledged, wait_s)
+
+    async def state(self) -> dict[str, object]:
+        return await self.scheduler.state()
+
+    async def restart(self) -> None:
+        await self.scheduler.close()
+        self.scheduler = self.new_life(restarted=True)
+        await self.scheduler.start()
+
+
+@pytest.fixture
+async def line() -> AsyncIterator[Line]:
+    made = Line()
+    await made.scheduler.start()
+    await asyncio.sleep(0)
+    yield made
+    await made.scheduler.close()
+
+
+@pytest.fixture
+async def placement(line: Line) -> AsyncIterator[Placement]:
+    made = Placement("g", line, time.monotonic)
+    await made.start()
+    yield made
+    await made.close()
+
+
+def request(name: str, timeout_s: float = 10.0) -> Request:
+    return Request(name, "g", 1, (BEST,), queue_timeout_s=timeout_s)
+
+
+async def running(line: Line) -> int:
+    found = (await line.state())["running"]
+    assert isinstance(found, int)
+    return found
+
+
+async def until_running(line: Line, wanted: int) -> None:
+    async with asyncio.timeout(3):
+        while await running(line) != wanted:
+            await asyncio.sleep(0.02)
+
+
+async def test_the_first_request_asks_and_earns_a_lease_for_the_next(placement: Placement) -> None:
+    assert placement.lease_for("early", BEST) is None
+    first = await placement.ask(request("r1"))
+    assert first.lease_id is None
+    second = placement.lease_for("r2", BEST)
+    assert second is not None
+    assert second.place == first.place
+
+
+async def test_a_lease_is_never_overfilled_and_what_ends_makes_room(placement: Placement) -> None:
+    first = await placement.ask(request("r1"))
+    grants = [grant for number in range(10) if (grant := placement.lease_for(f"l{number}", BEST)) is not None]
+    assert 1 <= len(grants) < PLACES
+    placement.ended(grants[0], Ended(grants[0].request_id, ok=True, total_s=0.1))
+    assert placement.lease_for("again", BEST) is not None
+    placement.ended(first, Ended("r1", ok=True, total_s=0.1))
+
+
+async def test_when_somebody_waits_leases_go_back_and_every_place_is_used(placement: Placement, line: Line) -> None:
+    grants = [await placement.ask(request("r1"))]
+    while (leased := placement.lease_for(f"l{len(grants)}", BEST)) is not None:
+        grants.append(leased)
+    others = [asyncio.create_task(placement.ask(request(f"w{number}"))) for number in range(PLACES + 1)]
+    await until_running(line, PLACES)
+    assert sum(task.done() for task in others) == PLACES - len(grants)
+    for number, grant in enumerate(grants):
+        placement.ended(grant, Ended(grant.request_id, ok=True, total_s=0.1 + number))
+    for task in others:  # served in the order in which they came
+        async with asyncio.timeout(3):
+            grant = await task
+        placement.ended(grant, Ended(grant.request_id, ok=True, total_s=0.1))
+    await until_running(line, 0)
+
+
+async def test_a_request_that_waits_too_long_is_refused_with_a_hint(placement: Placement) -> None:
+    for number in range(PLACES):
+        await placement.ask(request(f"r{number}"))
+    with pytest.raises(QueueTimeout) as refused:
+        await placement.ask(request("late", timeout_s=0.2))
+    assert refused.value.retry_after_s is not None
+
+
+async def test_no_endpoint_at_all_is_no_capacity(placement: Placement) -> None:
+    with pytest.raises(NoCapacity):
+        await placement.ask(Request("r", "g", 1, (Candidate(99),), queue_timeout_s=3.0))
+
+
+async def test_lost_messages_lose_nothing_and_double_nothing(placement: Placement, line: Line) -> None:
+    line.lose_reports, line.lose_replies = 1, 1
+    grant = await placement.ask(request("r1"))
+    line.lose_replies = 2
+    placement.ended(grant, Ended("r1", ok=True, total_s=0.1))
+    await until_running(line, 0)
+    assert await placement.ask(request("r2"))
+    await until_running(line, 1)
+
+
+async def test_a_client_that_leaves_the_queue_leaves_nothing_there(placement: Placement, line: Line) -> None:
+    grants = [await placement.ask(request(f"r{number}")) for number in range(PLACES)]
+    waiting = asyncio.create_task(placement.ask(request("leaves")))
+    await asyncio.sleep(0.1)
+    assert (await line.state())["waiting"] == 1
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await asyncio.sleep(0.1)
+    assert (await line.state())["waiting"] == 0
+    for grant in grants:
+        placement.ended(grant, Ended(grant.request_id, ok=True, total_s=0.1))
+    await until_running(line, 0)
+    assert placement.idle
+
+
+async def test_a_restarted_scheduler_learns_what_runs_and_what_waits(placement: Placement, line: Line) -> None:
+    grants = [await placement.ask(request(f"r{number}")) for number in range(PLACES)]
+    waiting = asyncio.create_task(placement.ask(request("waits")))
+    await asyncio.sleep(0.05)
+    await line.restart()
+    await until_running(line, PLACES)
+    assert not waiting.done()
+    placement.ended(grants[0], Ended("r0", ok=True, total_s=0.1))
+    async with asyncio.timeout(5):
+        last = await waiting
+    for grant in [*grants[1:], last]:
+        placement.ended(grant, Ended(grant.request_id, ok=True, total_s=0.1))
+    await until_running(line, 0)
+
+
+async def test_a_gateway_declared_gone_introduces_itself_again(placement: Placement, line: Line) -> None:
+    await placement.ask(request("r1"))
+    await until_running(line, 1)
+    await line.scheduler.goodbye("g")
+    assert await running(line) == 0
+    await until_running(line, 1)
