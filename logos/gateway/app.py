@@ -20,6 +20,7 @@ from logos.domain.records import Charge, Opening
 from logos.gateway.admission import Admission
 from logos.gateway.asgi import Root, with_cors
 from logos.gateway.auth import KeyDirectory, is_stale
+from logos.gateway.client_address import TrustedProxies
 from logos.gateway.directory import Directory
 from logos.gateway.flow import Flow, FlowSettings
 from logos.gateway.http import ASGIApp
@@ -105,6 +106,7 @@ class Gateway:
             outbox=self.outbox,
             settlement=self.settlement,
             transport=self._transport,
+            proxies=TrustedProxies(settings.server.trusted_proxies),
             clock=clock,
             wall_clock=wall_clock,
         )

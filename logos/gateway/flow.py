@@ -20,6 +20,7 @@ from logos.domain.records import Attempt, Charge, Progress
 from logos.gateway.admission import Admission, Admitted
 from logos.gateway.asgi import CLIENT_REQUEST_ID_HEADER
 from logos.gateway.auth import is_stale
+from logos.gateway.client_address import TrustedProxies
 from logos.gateway.directory import Directory
 from logos.gateway.errors import status_of
 from logos.gateway.faults import Fault
@@ -63,6 +64,7 @@ class Flow:
     outbox: Outbox
     settlement: Settlement
     transport: Transport
+    proxies: TrustedProxies
     clock: Callable[[], float]
     wall_clock: Callable[[], float]
     steps: Steps = field(default_factory=Steps)
@@ -114,6 +116,7 @@ class Flow:
             headers=headers,
             accepted_at=accepted_at,
             began=began,
+            client_ip=self.proxies.client_of(scope, headers),
             client_request_id=client_id.decode("latin-1") if client_id else None,
         )
         return accepted, admitted
