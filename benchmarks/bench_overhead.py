@@ -126,7 +126,8 @@ def stream_once(url: str, key: str, streams: int, spread: bool, chunks: int) -> 
     return found
 
 
-def measure_streams(targets: dict[str, str], key: str, streams: int, spread: bool, rounds: int, report: Report) -> None:
+def measure_streams(targets: dict[str, str], key: str, streams: int, spread: bool, rounds: int, report: Report) -> int:
+    """Waves of streams to every target in turn. Returns how many chunks came through Logos."""
     firsts: dict[str, list[float]] = {name: [] for name in targets}
     lags: dict[str, list[float]] = {name: [] for name in targets}
     broken = dict.fromkeys(targets, 0)
@@ -155,6 +156,7 @@ def measure_streams(targets: dict[str, str], key: str, streams: int, spread: boo
     print(report.aim(f"ms to a chunk, {streams} streams{how}", chunk, AIM_CHUNK_MS[streams]))
     if broken["logos"]:
         report.failures.append(f"{broken['logos']} of the streams broke ({streams} streams{how})")
+    return len(lags["logos"]) + len(firsts["logos"])
 
 
 def _ms(seconds: list[float]) -> tuple[float, float]:
@@ -168,30 +170,37 @@ def _ms(seconds: list[float]) -> tuple[float, float]:
 
 
 @contextmanager
-def spending(platform: Platform, peers: Peers, what: str) -> Iterator[None]:
-    """Prints, for what runs inside, the CPU that each group of processes used and the gateway's share of each step."""
+def spending(platform: Platform, peers: Peers, what: str) -> Iterator[list[int]]:
+    """Prints, for what runs inside, the CPU that each group of processes used and the gateway's share of each step.
+
+    If the list that it gives has numbers in it afterwards, they are chunks relayed, and CPU is divided by them.
+    """
+    chunks: list[int] = []
     requests, steps = platform.metric("logos_requests_total"), platform.metric_by("logos_step_seconds_total", "step")
     used, peers_used, began = platform.cpu_s(), peers.cpu_s(), time.monotonic()
-    yield
+    yield chunks
     elapsed_s = time.monotonic() - began
     time.sleep(2.5)  # gateways push their figures every two seconds
     count = platform.metric("logos_requests_total") - requests
+    units, unit = (sum(chunks), "chunk") if chunks else (count, "request")
     deltas = {**_delta(platform.cpu_s(), used), **_delta(peers.cpu_s(), peers_used)}
     rows = [
-        [name, f"{spent:.2f}", f"{spent / elapsed_s * 100:.0f} %", f"{spent / count * 1e6:,.0f}" if count else "-"]
+        [name, f"{spent:.2f}", f"{spent / elapsed_s * 100:.0f} %", f"{spent / units * 1e6:,.0f}" if units else "-"]
         for name, spent in sorted(deltas.items(), key=lambda item: -item[1])
         if spent >= 0.05
     ]
-    print(f"\nCPU by process group, {what}: {elapsed_s:.0f} s, {count:,.0f} requests through Logos")
-    print(table(["", "seconds", "of a core", "us per request"], rows))
+    print(f"\nCPU by process group, {what}: {elapsed_s:.0f} s, {units:,.0f} {unit}s through Logos")
+    print(table(["", "seconds", "of a core", f"us per {unit}"], rows))
     spent = _delta(platform.metric_by("logos_step_seconds_total", "step"), steps)
-    whole = sum(seconds for step, seconds in spent.items() if step != "upstream")
+    # Of a stream, relaying is mostly waiting for the next chunk, too.
+    waiting = {"upstream", "relay"} if chunks else {"upstream"}
+    whole = sum(seconds for step, seconds in spent.items() if step not in waiting)
     if count and whole:
         rows = [
-            [step, f"{seconds / count * 1e6:,.0f}", "-" if step == "upstream" else f"{seconds / whole * 100:.0f} %"]
+            [step, f"{seconds / count * 1e6:,.0f}", "-" if step in waiting else f"{seconds / whole * 100:.0f} %"]
             for step, seconds in spent.items()
         ]
-        print("\ntime of a request inside a gateway, by step (upstream is waiting, and not counted in the shares)")
+        print("\ntime of a request inside a gateway, by step (waiting for the upstream has no share)")
         print(table(["step", "us", "share"], rows))
 
 
@@ -242,9 +251,9 @@ def measure(platform: Platform, peers: Peers, given: argparse.Namespace, directo
             found = measure_whole(urls, key, connections, given.seconds, given.rounds, directory)
         report_whole(found, connections, report)
     for count, spread in STREAMS if "streams" in given.parts else ():
-        with spending(platform, peers, f"{count} streams"):
+        with spending(platform, peers, f"{count} streams") as chunks:
             urls = {name: url + PATH for name, url in streams.items()}
-            measure_streams(urls, key, count, spread, given.rounds, report)
+            chunks.append(measure_streams(urls, key, count, spread, given.rounds, report))
 
 
 def run(given: argparse.Namespace) -> int:

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 RECORD_INTERVAL_S = 1.0
 STOP_GRACE_S = 6.0
+DRAIN_LOOK_S = 0.3
+DRAIN_LOOKS = 2
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -64,17 +66,22 @@ class Up:
         self._record.acquire()
         if ended := self._record.end_leftovers():
             self._say(f"ended {ended} processes that an earlier run left behind")
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._stopping.set())
+        self._listen_to_signals()
         self._background(self._keep_record)
         try:
             self._start()
+            self._listen_to_signals()  # Ray has put a SIGTERM handler of its own in the place of ours
             while not self._stopping.wait(0.5):
                 pass
             self._say("stopping")
+            self._drain()
         finally:
             self.stop()
         return 0
+
+    def _listen_to_signals(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._stopping.set())
 
     # ------------------------------------------------------------------ start
 
@@ -161,6 +168,21 @@ class Up:
         serve.run(application, name=APP_NAME, route_prefix="/", logging_config=QUIET)
 
     # ------------------------------------------------------------------ stop
+
+    def _drain(self) -> None:
+        """Lets running answers end, for as long as the settings say. Serve would cut them: it ends HAProxy first."""
+        import ray
+
+        from deployments.remotes import NAMESPACE, SCHEDULER
+
+        deadline = time.monotonic() + self._settings.server.drain_grace_s
+        scheduler = ray.get_actor(SCHEDULER, namespace=NAMESPACE)
+        quiet = 0
+        # What runs under leases is reported four times a second, so one look is not enough.
+        while quiet < DRAIN_LOOKS and time.monotonic() < deadline:
+            state = ray.get(scheduler.state.remote(), timeout=STOP_GRACE_S)
+            quiet = quiet + 1 if not state["running"] and not state["waiting"] else 0
+            time.sleep(DRAIN_LOOK_S)
 
     def stop(self) -> None:
         """Undoes everything in reverse, each step on its own, and waits until every process is gone."""

@@ -50,7 +50,7 @@ class GatewaySettings(Declared):
     ship_interval_ms: Milliseconds = 100.0  # from the outbox to the ledger
     progress_interval_ms: Milliseconds = 250.0  # tokens relayed so far, into the outbox
     metrics_interval_s: Seconds = 2.0
-    directory_stale_s: Seconds = 5.0  # cut off from accounts for longer: keys are refused
+    directory_stale_s: Seconds = 10.0  # cut off from accounts for longer: keys are refused; a restart takes 4 to 7 s
     quota_ttl_s: Seconds = 10.0
     outbox_bytes_max: Positive = 1024 * 1024 * 1024
     attempts_max: Positive = 3  # places tried for one request before its first byte

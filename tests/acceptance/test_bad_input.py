@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -475,16 +474,19 @@ def test_an_upstreams_key_that_it_echoes_is_not_shown(world: World, platform: Pl
     assert UPSTREAM_KEY not in message + payload
 
 
-def test_an_upstream_that_hangs_is_let_go_when_the_client_leaves(world: World, platform: Platform) -> None:
+def test_an_upstream_that_hangs_is_let_go_when_clients_leave(world: World, platform: Platform) -> None:
+    """Clients send head and body apart, as most libraries do, and leave before there is any answer."""
     model = world.model(steps(HANG))
-    with world.client(timeout=0.5) as client, pytest.raises(httpx.ReadTimeout):
-        client.post(CHAT, json=body_of(model))
-    began = time.monotonic()
-    (received,) = world.upstream.of(model)
-    wait_for(lambda: received.closed_at is not None, 1.5, "still asked a second after the client left")
-    assert time.monotonic() - began < 1.5
+    key = world.key()
+    for _ in range(5):
+        with world.client(key, timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
+            client.post(CHAT, json=body_of(model))
+        received = world.upstream.of(model)[-1]
+        wait_for(lambda received=received: received.closed_at is not None, 1.0, "still asked a second later")
     platform.wait_until_settled()
-    assert world.log("result_status, http_status") == [("client_left", 499)]
+    assert world.log("result_status, http_status") == [("client_left", 499)] * 5
+    busy = max((process.cpu_percent(0.5) for process in platform.processes("haproxy")), default=0.0)
+    assert busy < 50, f"HAProxy uses {busy:.0f} % of a core with nothing to do"
 
 
 def test_an_upstream_that_nobody_listens_at_is_502(world: World, platform: Platform) -> None:
