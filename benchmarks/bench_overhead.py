@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import Peers, Run, missing_tools, running_peers, wrk
-from tests.support.platform import Platform
+from tests.support.logos_up import Platform
 
 MODEL = "bench"
 PATH = "/v1/chat/completions"

@@ -13,7 +13,7 @@ import sys
 import time
 
 from tests.support.load import Load
-from tests.support.platform import Platform
+from tests.support.logos_up import Platform
 from tests.support.upstream import ScriptedUpstream, chat_or_streamed
 
 GROWTH_MAX = 1.03

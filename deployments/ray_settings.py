@@ -33,6 +33,7 @@ def ray_settings(
     haproxy_dir: Path,
     stats_port: int,
     metrics_port: int,
+    replica_ports: range,
     longest_request_s: int,
     reload_grace_s: int,
     haproxy: bool,
@@ -63,9 +64,13 @@ def ray_settings(
     )
     if not haproxy:
         return common
+    first, last = replica_ports.start, replica_ports.stop - 1
+    shared = "replicas of two clusters on one machine would share ports from 30000 on, and answer for each other"
     return (
         *common,
         RaySetting("RAY_SERVE_ENABLE_HA_PROXY", "1", "HAProxy in front of the replicas: 2,200 against 380 requests/s"),
+        RaySetting("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", str(first), shared),
+        RaySetting("RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT", str(last), shared),
         RaySetting(
             "RAY_SERVE_HAPROXY_STATS_PORT", str(stats_port), "two clusters on one machine would collide on 8404"
         ),

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -32,12 +33,13 @@ from deployments.ray_settings import (
     ray_settings,
 )
 from logos.config import Configuration
-from logos.domain.errors import LogosError
+from logos.domain.errors import Conflict, LogosError
 
 log = logging.getLogger(__name__)
 
 RECORD_INTERVAL_S = 1.0
 STOP_GRACE_S = 6.0
+REPLICA_PORTS = 100
 HAPROXY_PREFIX = "logos-ha-"
 DRAIN_LOOK_S = 0.3
 DRAIN_LOOKS = 2
@@ -50,6 +52,23 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def free_ports(count: int) -> range:
+    """So many loopback ports in a row that are free now, below the ones that the system hands out by itself.
+
+    Where it begins is left to chance, so that two platforms that start at once do not find the same ones.
+    """
+    for _ in range(100):
+        first = secrets.choice(range(20_000, 32_000, count))
+        if all(_is_free(port) for port in range(first, first + count)):
+            return range(first, first + count)
+    raise Conflict(f"no {count} free ports in a row between 20000 and 32000 for the replicas of the gateway")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 class Up:
@@ -139,6 +158,7 @@ class Up:
             haproxy_dir=self._haproxy_directory(),
             stats_port=free_port(),
             metrics_port=free_port(),
+            replica_ports=free_ports(REPLICA_PORTS),
             longest_request_s=int(settings.upstream.total_s),
             reload_grace_s=int(settings.ray.haproxy_reload_grace_s),
             haproxy=haproxy,

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.platform import Platform
+from tests.support.logos_up import Platform
 from tests.support.upstream import Answer, ScriptedUpstream
 
 # Simulated nodes of the default world; few replicas, because there may be few cores.

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.acceptance.conftest import UPSTREAM_KEY, World
-from tests.support.platform import Platform
+from tests.support.logos_up import Platform
 from tests.support.upstream import (
     ScriptedUpstream,
     chat,

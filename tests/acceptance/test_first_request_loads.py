@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.acceptance.conftest import World
-from tests.support.platform import Platform
+from tests.support.logos_up import Platform
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

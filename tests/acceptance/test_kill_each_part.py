@@ -13,7 +13,7 @@ import pytest
 
 from tests.acceptance.conftest import World
 from tests.support.load import Load
-from tests.support.platform import Platform, wait_for
+from tests.support.logos_up import Platform, wait_for
 from tests.support.upstream import chat_or_streamed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

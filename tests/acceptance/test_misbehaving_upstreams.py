@@ -12,7 +12,7 @@ import pytest
 from tests.acceptance.conftest import UPSTREAM_KEY, World
 from tests.acceptance.test_bad_input import CHAT, NEVER_SHOWN, body_of
 from tests.support.http_client import Connection, chat_body, data_of
-from tests.support.platform import Platform, wait_for
+from tests.support.logos_up import Platform, wait_for
 from tests.support.raw_upstream import CLOSE, END, HANG, RESET, Step, chunk, stream_head, whole
 from tests.support.upstream import (
     DONE,

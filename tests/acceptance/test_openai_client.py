@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.acceptance.conftest import World
-from tests.support.platform import Platform
+from tests.support.logos_up import Platform
 from tests.support.raw_upstream import whole
 from tests.support.upstream import Received, chat, completion, error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.platform import CHECKOUT, Platform, Seen, wait_for
+from tests.support.logos_up import CHECKOUT, Platform, Seen, wait_for
 from tests.support.upstream import ScriptedUpstream, new_marker, streamed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

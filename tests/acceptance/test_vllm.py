@@ -12,7 +12,7 @@ import pytest
 
 from tests.acceptance.conftest import World
 from tests.support.http_client import data_of
-from tests.support.platform import Platform
+from tests.support.logos_up import Platform
 from tests.support.recording_proxy import RecordingProxy
 from tests.support.vllm_server import CONTEXT_TOKENS, SERVED_NAME, VllmServer, vllm_server
 

@@ -14,6 +14,7 @@ def table(*, haproxy: bool = True) -> tuple[object, ...]:
         haproxy_dir=Path("run"),
         stats_port=1,
         metrics_port=2,
+        replica_ports=range(20_000, 20_100),
         longest_request_s=3600,
         reload_grace_s=600,
         haproxy=haproxy,

@@ -115,7 +115,6 @@ class Platform:
             left = self.stop()
         finally:
             self.kill_everything()
-            self._http.close()
             if self._own_dir is not None:
                 self._own_dir.cleanup()
         if kind is None and left:
@@ -173,6 +172,7 @@ class Platform:
     def kill_everything(self) -> None:
         """Whatever is left of it, by pid and start time: so that nothing outlives a failed test."""
         self._looking.set()
+        self._http.close()
         if self.process is not None and self.process.poll() is None:
             self.look()
             self.process.kill()
