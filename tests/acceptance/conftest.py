@@ -76,8 +76,12 @@ class World:
         return self.platform.client(key or self.key(), **options)
 
     def log(self, columns: str, key_name: str | None = None) -> list[tuple[Any, ...]]:
-        """The rows of a key of this test (the last one made), oldest first."""
-        query = f"SELECT {columns} FROM log_entry JOIN api_keys ON api_keys.id = log_entry.api_key_id WHERE api_keys.name = %s ORDER BY log_entry.id"  # noqa: E501 - one statement
+        """The rows of a key of this test (the last one made), in the order of the requests: two gateways may have
+        served them, and each ships its records in its own time."""
+        query = f"""
+            SELECT {columns} FROM log_entry JOIN api_keys ON api_keys.id = log_entry.api_key_id
+            WHERE api_keys.name = %s ORDER BY log_entry.timestamp_request, log_entry.id
+        """
         return self.platform.rows(query, key_name or self.keys[-1])
 
 
