@@ -50,6 +50,7 @@ def ray_settings(
     stats_port: int,
     metrics_port: int,
     replica_ports: range,
+    fallback_ports: tuple[int, int],
     longest_request_s: int,
     reload_grace_s: int,
     haproxy: bool,
@@ -88,6 +89,8 @@ def ray_settings(
         RaySetting("RAY_SERVE_HAPROXY_BINARY_PATH", str(ha / "haproxy"), "clients that leave would go unnoticed"),
         RaySetting("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", str(first), shared),
         RaySetting("RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT", str(last), shared),
+        RaySetting("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", str(fallback_ports[0]), shared),
+        RaySetting("RAY_SERVE_FALLBACK_PROXY_GRPC_PORT", str(fallback_ports[1]), shared),
         RaySetting(
             "RAY_SERVE_HAPROXY_STATS_PORT", str(stats_port), "two clusters on one machine would collide on 8404"
         ),

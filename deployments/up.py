@@ -163,6 +163,7 @@ class Up:
             stats_port=free_port(),
             metrics_port=free_port(),
             replica_ports=free_ports(REPLICA_PORTS),
+            fallback_ports=(free_port(), free_port()),
             longest_request_s=int(settings.upstream.total_s),
             reload_grace_s=int(settings.ray.haproxy_reload_grace_s),
             haproxy=haproxy,

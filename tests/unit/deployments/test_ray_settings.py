@@ -15,6 +15,7 @@ def table(*, haproxy: bool = True) -> tuple[object, ...]:
         stats_port=1,
         metrics_port=2,
         replica_ports=range(20_000, 20_100),
+        fallback_ports=(3, 4),
         longest_request_s=3600,
         reload_grace_s=600,
         haproxy=haproxy,
