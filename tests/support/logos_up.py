@@ -121,10 +121,11 @@ class Platform:
             raise PlatformFailed(f"left behind after stopping: {', '.join(each.name for each in left)}\n{self.tail()}")
 
     def start(self, ready_s_max: float = READY_S_MAX) -> None:
-        """Returns when /health/ready says 200."""
+        """Returns when /health/ready says 200 and the command has said that it is ready, which may be a bit later."""
         command = [str(Path(sys.executable).with_name("logos")), "up", "--config", str(self.config_file)]
         command += ["--port", str(self.port), "--data-dir", str(self.data_dir)]
         began = time.monotonic()
+        said_before = self.output.stat().st_size if self.output.exists() else 0
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 command,
@@ -137,17 +138,18 @@ class Platform:
             )
         self._looking.clear()
         threading.Thread(target=self._look_for_ever, args=(self.process.pid,), daemon=True).start()
-        self._wait_until_ready(began + ready_s_max)
+        self._wait_until_ready(began + ready_s_max, said_before)
         self.ready_after_s = time.monotonic() - began
         self.look()
 
-    def _wait_until_ready(self, deadline: float) -> None:
+    def _wait_until_ready(self, deadline: float, said_before: int) -> None:
         assert self.process is not None
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise PlatformFailed(f"logos up ended with {self.process.returncode}:\n{self.tail()}")
             with contextlib.suppress(httpx.TransportError):
-                if self._http.get("/health/ready", timeout=5).status_code == 200:
+                ready = self._http.get("/health/ready", timeout=5).status_code == 200
+                if ready and b"Logos is ready" in self.output.read_bytes()[said_before:]:
                     return
             time.sleep(0.1)
         raise PlatformFailed(f"not ready in time:\n{self.tail()}")
