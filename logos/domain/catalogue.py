@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from logos.domain.nouns import Endpoint, Model, Policy, Price, Provider
+from logos.domain.nouns import Endpoint, Model, Policy, Price, Provider, SloTargets
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Catalogue:
     endpoints: tuple[Endpoint, ...] = ()
     policies: tuple[Policy, ...] = ()
     prices: tuple[Price, ...] = ()
+    slo: SloTargets = SloTargets()
 
     @cached_property
     def model(self) -> dict[int, Model]:
@@ -57,5 +58,5 @@ class Catalogue:
 
     def __getstate__(self) -> dict[str, object]:
         """Derived mappings are rebuilt by whoever receives the value."""
-        names = ("version", "models", "providers", "endpoints", "policies", "prices")
+        names = ("version", "models", "providers", "endpoints", "policies", "prices", "slo")
         return {name: self.__dict__[name] for name in names}

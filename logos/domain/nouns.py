@@ -114,7 +114,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What an engine of a model needs. `memory_mib` is the sum over its `gpus` GPUs, which share it evenly."""
+    """What an engine of a model needs. `memory_mib` is the sum over its `gpus` GPUs, which share it evenly.
+
+    Asleep it keeps `residue_mib` of GPU memory (a sum, too) and `host_memory_mib` of host RAM for its weights. Freed host
+    RAM is not returned on wake (vLLM), so an engine that can sleep counts in the host budget as long as it lives.
+    """
 
     gpus: int = 1
     memory_mib: int = 0
@@ -123,6 +127,19 @@ class EngineSpec:
     max_replicas: int = 1
     pinned: bool = False
     args: tuple[str, ...] = ()
+    sleeps: bool = True
+    residue_mib: int = 0
+    host_memory_mib: int = 0  # 0: as much as `memory_mib`
+
+    @property
+    def host_mib(self) -> int:
+        """Host RAM that its weights take while it sleeps, and keep."""
+        return self.host_memory_mib or self.memory_mib
+
+    @property
+    def residue_per_gpu_mib(self) -> int:
+        """GPU memory that stays taken while it sleeps, rounded up."""
+        return -(-self.residue_mib // max(self.gpus, 1))
 
     @property
     def memory_per_gpu_mib(self) -> int:
@@ -146,6 +163,25 @@ class Endpoint:
     max_parallel: int = 64
     limits: Limits = Limits()
     engine: EngineSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SloClass:
+    """What requests of one mode are promised if they say nothing themselves, in seconds. None: no promise."""
+
+    ttft_s: float | None = None
+    total_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SloTargets:
+    """The promise for each mode: everything has a deadline."""
+
+    interactive: SloClass = SloClass(ttft_s=10.0)
+    batch: SloClass = SloClass(total_s=600.0)
+
+    def of(self, mode: Mode) -> SloClass:
+        return self.interactive if mode is Mode.INTERACTIVE else self.batch
 
 
 class Place(NamedTuple):
@@ -196,12 +232,16 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One GPU machine of the Ray cluster, as its node actor describes it."""
+    """One GPU machine of the Ray cluster, as its node actor describes it. `host_memory_mib` 0: not limited.
+
+    `sleeps`: whether engines can sleep there (CUDA, ROCm, simulated nodes; not vLLM's CPU build).
+    """
 
     id: str
     provider_id: int  # the pool it belongs to
     gpus: tuple[Gpu, ...]
     host_memory_mib: int = 0
+    sleeps: bool = True
 
 
 @dataclass(frozen=True, slots=True)

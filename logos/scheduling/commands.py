@@ -25,8 +25,9 @@ class Dispatch:
     queue_depth_at_enqueue: int = 0
     queue_depth_at_schedule: int = 0
     priority_when_scheduled: Priority = Priority.MID
-    predicted_ttft_s: float | None = None
+    predicted_ttft_s: float | None = None  # from arrival, the median
     load_s: float | None = None  # seconds of the load or wake-up that this request waited for
+    slo_ttft_s: float | None = None  # the request's own, or its class's
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,16 +14,20 @@ from logos.domain.leases import SlotLease
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Mode, Node, Place, Priority
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """An endpoint that may serve a request (permitted, private enough, long enough, capable) and its weight from
-    the classification room, higher is better."""
+    the classification room, higher is better. Prices in micro-cents per million tokens, 0 where there is none;
+    `quality` from 0 (worst) to 1."""
 
     endpoint_id: int
     weight: float = 0.0
+    prompt_price: int = 0
+    completion_price: int = 0
+    quality: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Request:
     """What the scheduler knows of a request: never its content. Candidates are ordered best first.
 
     `attempt` counts placements of the same request id from 1; a retry leaves out the endpoints that failed.
-    `prefix` is an opaque fingerprint of the prompt's shared beginning, for affinity.
+    `prefix` is an opaque fingerprint of the prompt's shared beginning (`prefix_tokens` of it), for affinity.
     """
 
     request_id: str
@@ -48,6 +52,7 @@ class Request:
     slo_total_s: float | None = None
     attempt: int = 1
     prefix: int | None = None
+    prefix_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,7 @@ class RequestFinished:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_s: float = 0.0
+    cached_tokens: int = 0  # of the prompt, as far as the upstream tells
 
 
 @dataclass(frozen=True, slots=True)
