@@ -11,6 +11,8 @@ from functools import cached_property
 
 from logos.domain.nouns import Endpoint, Model, Policy, Price, Provider, SloTargets
 
+SLO_DEFAULT = SloTargets()
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -22,7 +24,7 @@ class Catalogue:
     endpoints: tuple[Endpoint, ...] = ()
     policies: tuple[Policy, ...] = ()
     prices: tuple[Price, ...] = ()
-    slo: SloTargets = SloTargets()
+    slo: SloTargets = SLO_DEFAULT
 
     @cached_property
     def model(self) -> dict[int, Model]:

@@ -116,8 +116,8 @@ class Limits:
 class EngineSpec:
     """What an engine of a model needs. `memory_mib` is the sum over its `gpus` GPUs, which share it evenly.
 
-    Asleep it keeps `residue_mib` of GPU memory (a sum, too) and `host_memory_mib` of host RAM for its weights. Freed host
-    RAM is not returned on wake (vLLM), so an engine that can sleep counts in the host budget as long as it lives.
+    Asleep it keeps `residue_mib` of GPU memory (a sum, too) and `host_memory_mib` of host RAM for its weights. vLLM
+    does not return that RAM on waking, so an engine that can sleep counts in the host budget as long as it lives.
     """
 
     gpus: int = 1
