@@ -1,0 +1,476 @@
+"""Reads cluster files: YAML that describes a simulated world, and the worlds that are shipped with the package.
+
+Shapes and what refers to what are checked here, with errors of one line that name the place; the values that come out
+are those of `world`. What the figures mean in motion must not be known here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from logos.declarations import Count, Declared, LimitsDeclared, Name, Positive, PrivacyName
+from logos.documents import parse, parse_yaml, read_yaml
+from logos.domain.catalogue import Catalogue
+from logos.domain.errors import InvalidDeclaration
+from logos.domain.lifecycle import EngineState
+from logos.domain.nouns import (
+    MICRO_CENTS_PER_UNIT,
+    Endpoint,
+    EngineSpec,
+    Gpu,
+    Model,
+    Node,
+    Price,
+    Privacy,
+    Provider,
+    SloClass,
+    SloTargets,
+    Weights,
+)
+from logos.simulation.engine import EnginePace, TransitionTimes
+from logos.simulation.world import EngineProfile, InitialEngine, RemoteProfile, World, WorldNode
+
+POOL_ID = 1
+POOL_NAME = "local"
+SHARES_MIN = 2
+WORLDS = resources.files("logos.simulation") / "worlds"
+
+Time = Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)]
+Step = Annotated[float, Field(strict=True, gt=0, le=1_000, allow_inf_nan=False)]
+Factor = Annotated[float, Field(strict=True, gt=0, le=1_000, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Amount = Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)]
+
+
+class PaceDeclared(Declared):
+    """How fast an engine is: seconds of a step, and how much fits into it."""
+
+    step_base_s: Step = 0.027
+    step_per_sequence_s: Time = 0.0015
+    prefill_per_token_s: Time = 0.0009
+    max_sequences: Positive = 48
+    kv_cache_tokens: Positive = 65_536
+    prefill_chunk_tokens: Positive = 2_048
+    slowdown: Annotated[float, Field(strict=True, ge=1, le=100)] = 1.0
+
+    @property
+    def pace(self) -> EnginePace:
+        return EnginePace(
+            self.step_base_s,
+            self.step_per_sequence_s,
+            self.prefill_per_token_s,
+            self.max_sequences,
+            self.kv_cache_tokens,
+            self.prefill_chunk_tokens,
+            self.slowdown,
+        )
+
+
+class TransitionsDeclared(Declared):
+    """What the changes of state of an engine take."""
+
+    load_s: Time = 45.0
+    wake_s: Time = 1.0
+    sleep_s: Time = 3.0
+    stop_s: Time = 0.5
+
+
+class EngineDeclared(Declared):
+    """What an engine of a model needs; memory is the sum over its GPUs."""
+
+    gpus: Positive = 1
+    memory_mib: Positive
+    residue_mib: Count = 0
+    host_memory_mib: Count = 0
+    sleeps: bool = True
+    min_replicas: Count = 0
+    max_replicas: Positive = 1
+    pinned: bool = False
+    max_parallel: Positive = 48
+    pace: PaceDeclared = PaceDeclared()
+    transitions: TransitionsDeclared = TransitionsDeclared()
+
+    @model_validator(mode="after")
+    def _residue_is_a_part(self) -> Self:
+        if self.residue_mib > self.memory_mib:
+            raise ValueError("residue_mib should be at most memory_mib")
+        if self.max_replicas < self.min_replicas:
+            raise ValueError("max_replicas should be at least min_replicas")
+        return self
+
+    @property
+    def spec(self) -> EngineSpec:
+        return EngineSpec(
+            gpus=self.gpus,
+            memory_mib=self.memory_mib,
+            min_replicas=self.min_replicas,
+            max_replicas=self.max_replicas,
+            pinned=self.pinned,
+            sleeps=self.sleeps,
+            residue_mib=self.residue_mib,
+            host_memory_mib=self.host_memory_mib,
+        )
+
+
+class PriceDeclared(Declared):
+    """Per million tokens, in units of one currency for the whole file."""
+
+    prompt: Amount = 0.0
+    completion: Amount = 0.0
+
+
+class RemoteDeclared(Declared):
+    """A model at a remote provider: what is declared of it, and how it really behaves.
+
+    `limits` are declared and kept by the provider; `parallel_max` is the provider's alone.
+    """
+
+    provider: Name
+    max_parallel: Positive = 64
+    limits: LimitsDeclared = LimitsDeclared()
+    price: PriceDeclared = PriceDeclared()
+    ttft_s: Time = 0.4
+    prefill_per_token_s: Time = 0.00005
+    tpot_s: Time = 0.012
+    spread: Annotated[float, Field(strict=True, ge=0, le=3)] = 0.3
+    parallel_max: Positive | None = None
+
+    @property
+    def profile(self) -> RemoteProfile:
+        return RemoteProfile(
+            self.ttft_s,
+            self.prefill_per_token_s,
+            self.tpot_s,
+            self.spread,
+            self.parallel_max,
+            self.limits.requests_per_minute,
+            self.limits.tokens_per_minute,
+        )
+
+
+class WeightsDeclared(Declared):
+    """How a model compares with others, higher is better."""
+
+    latency: int = 0
+    accuracy: int = 0
+    cost: int = 0
+    quality: int = 0
+
+
+class ModelDeclared(Declared):
+    """A model: engines of it, or remote endpoints, or both. `output_shares` are equally spaced quantiles of answer
+    length as a share of the tokens that a request allows. `count` makes that many copies, named NAME-1, NAME-2, ..."""
+
+    name: Name
+    count: Positive = 1
+    tags: tuple[str, ...] = ()
+    weights: WeightsDeclared = WeightsDeclared()
+    context_length: Positive | None = None
+    output_shares: Annotated[tuple[Share, ...], Field(min_length=SHARES_MIN)] | None = None
+    engine: EngineDeclared | None = None
+    price: PriceDeclared = PriceDeclared()
+    remotes: tuple[RemoteDeclared, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Self:
+        if self.engine is None and not self.remotes:
+            raise ValueError("a model needs `engine` or `remotes`, or nothing could serve it")
+        if self.output_shares is not None and sorted(self.output_shares) != list(self.output_shares):
+            raise ValueError("output_shares are quantiles: they should not fall")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,) if self.count == 1 else tuple(f"{self.name}-{n}" for n in range(1, self.count + 1))
+
+
+class InitialDeclared(Declared):
+    """An engine that is on the node from the start."""
+
+    model: Name
+    gpus: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,)
+    state: Literal["asleep", "awake"] = "asleep"
+
+
+class NodeDeclared(Declared):
+    """One GPU machine, or `count` equal ones, named NAME-1, NAME-2, ..."""
+
+    name: Name
+    count: Positive = 1
+    gpus: Positive = 1
+    memory_mib_per_gpu: Positive
+    host_memory_mib: Count = 0
+    sleeps: bool = True
+    transitions_at_once: Positive | None = None
+    slowness: Factor = 1.0
+    engines: tuple[InitialDeclared, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,) if self.count == 1 else tuple(f"{self.name}-{n}" for n in range(1, self.count + 1))
+
+
+class RemoteProviderDeclared(Declared):
+    """A remote account."""
+
+    name: Name
+    privacy: PrivacyName = Privacy.CLOUD_NOT_IN_EU_BY_US_PROVIDER
+
+
+class ClassDeclared(Declared):
+    """What requests of one mode are promised."""
+
+    ttft_ms: Annotated[float, Field(strict=True, gt=0)] | None = None
+    total_ms: Annotated[float, Field(strict=True, gt=0)] | None = None
+
+    @property
+    def target(self) -> SloClass:
+        ttft_s = None if self.ttft_ms is None else self.ttft_ms / 1000
+        return SloClass(ttft_s, None if self.total_ms is None else self.total_ms / 1000)
+
+
+class SloDeclared(Declared):
+    """The promise for each mode."""
+
+    interactive: ClassDeclared = ClassDeclared(ttft_ms=10_000.0)
+    batch: ClassDeclared = ClassDeclared(total_ms=600_000.0)
+
+
+class ClusterDeclared(Declared):
+    """A whole cluster file."""
+
+    description: str = ""
+    nodes: tuple[NodeDeclared, ...] = ()
+    models: Annotated[tuple[ModelDeclared, ...], Field(min_length=1)]
+    providers: tuple[RemoteProviderDeclared, ...] = ()
+    slo: SloDeclared = SloDeclared()
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "EUR"
+    queue_timeout_s: Annotated[float, Field(strict=True, gt=0, le=1_000_000)] = 600.0
+    report_interval_s: Time = 0.0
+
+
+def read_world(name_or_path: str) -> World:
+    """The shipped world of that name, or the one that a file describes. Raises InvalidDeclaration, one line."""
+    if name_or_path in shipped_worlds():
+        text = (WORLDS / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        return parse_world(parse_yaml(text, name_or_path), name_or_path)
+    path = Path(name_or_path)
+    if not path.suffix and not path.exists():
+        known = ", ".join(shipped_worlds())
+        raise InvalidDeclaration(f"there is no world {name_or_path!r} and no such file: shipped are {known}")
+    return parse_world(read_yaml(path), path.stem, str(path))
+
+
+def shipped_worlds() -> tuple[str, ...]:
+    """Names of the worlds that come with the package."""
+    found = (each.name for each in WORLDS.iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml")))
+
+
+def parse_world(document: object, name: str, source: str = "") -> World:
+    """Raises InvalidDeclaration, one line that names the place, for whatever does not fit."""
+    source = source or name
+    declared = parse(ClusterDeclared, document, source)
+    flaw = next(_flaws(declared), None)
+    if flaw is not None:
+        raise InvalidDeclaration(f"{source}: {flaw}")
+    return _Builder(declared, name).world()
+
+
+def _flaws(declared: ClusterDeclared) -> Iterator[str]:
+    """What is wrong between the parts of a file that are right by themselves."""
+    yield from _repeated("models", [name for model in declared.models for name in model.names])
+    yield from _repeated("nodes", [name for node in declared.nodes for name in node.names])
+    yield from _repeated("providers", [each.name for each in declared.providers])
+    providers = {each.name for each in declared.providers}
+    for index, model in enumerate(declared.models):
+        for number, remote in enumerate(model.remotes):
+            if remote.provider not in providers:
+                yield f"models[{index}].remotes[{number}].provider: there is no provider {remote.provider!r}"
+        if model.engine is not None and not any(_fits(model.engine, node) for node in declared.nodes):
+            engine = model.engine
+            need = -(-engine.memory_mib // engine.gpus)
+            yield (
+                f"models[{index}].engine: {model.name} needs {need} MiB on each of {engine.gpus} GPUs, "
+                "which no node has; give it less memory or add a node"
+            )
+    engines = {name: model.engine for model in declared.models for name in model.names}
+    for index, node in enumerate(declared.nodes):
+        for number, initial in enumerate(node.engines):
+            problem = _misplaced(initial, node, engines)
+            if problem:
+                yield f"nodes[{index}].engines[{number}].{problem}"
+        yield from _overfull(index, node, engines)
+
+
+def _repeated(kind: str, names: list[str]) -> Iterator[str]:
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            yield f"{kind}: {name!r} is there twice"
+
+
+def _fits(engine: EngineDeclared, node: NodeDeclared) -> bool:
+    return node.gpus >= engine.gpus and node.memory_mib_per_gpu >= -(-engine.memory_mib // engine.gpus)
+
+
+def _misplaced(initial: InitialDeclared, node: NodeDeclared, engines: dict[str, EngineDeclared | None]) -> str:
+    """What is wrong with an engine that is there from the start; empty if nothing is."""
+    engine = engines.get(initial.model)
+    if engine is None:
+        return f"model: no model {initial.model!r} with an engine is declared"
+    unknown = [gpu for gpu in initial.gpus if gpu >= node.gpus]
+    if unknown:
+        return f"gpus: there is no GPU {unknown[0]} on {node.name}, which has {node.gpus} (counted from 0)"
+    if len(set(initial.gpus)) != engine.gpus:
+        return f"gpus: {initial.model} runs on {engine.gpus} GPUs, {len(set(initial.gpus))} are given"
+    if initial.state == "asleep" and not (node.sleeps and engine.sleeps):
+        return f"state: {initial.model} cannot sleep on {node.name}"
+    return ""
+
+
+def _overfull(index: int, node: NodeDeclared, engines: dict[str, EngineDeclared | None]) -> Iterator[str]:
+    """Engines that are there from the start and do not fit together."""
+    used = [0] * node.gpus
+    host = 0
+    for initial in node.engines:
+        engine = engines.get(initial.model)
+        if engine is None:
+            continue
+        host += engine.spec.host_mib if engine.sleeps and node.sleeps else 0
+        for gpu in initial.gpus:
+            if gpu < node.gpus:
+                spec = engine.spec
+                used[gpu] += spec.memory_per_gpu_mib if initial.state == "awake" else spec.residue_per_gpu_mib
+    for gpu, mib in enumerate(used):
+        if mib > node.memory_mib_per_gpu:
+            yield f"nodes[{index}].engines: they take {mib} MiB on GPU {gpu}, which has {node.memory_mib_per_gpu}"
+    if node.host_memory_mib and host > node.host_memory_mib:
+        yield f"nodes[{index}].engines: they keep {host} MiB in host RAM, which has {node.host_memory_mib}"
+
+
+class _Builder:
+    """Gives everything an id and puts it together."""
+
+    def __init__(self, declared: ClusterDeclared, name: str) -> None:
+        self._declared = declared
+        self._name = name
+        self._provider_ids = {each.name: number for number, each in enumerate(declared.providers, POOL_ID + 1)}
+        self._models: list[Model] = []
+        self._endpoints: list[Endpoint] = []
+        self._prices: list[Price] = []
+        self._engines: dict[int, EngineProfile] = {}
+        self._remotes: dict[int, RemoteProfile] = {}
+        self._shares: dict[int, tuple[float, ...]] = {}
+        self._pooled: dict[str, int] = {}  # endpoint id by model name
+
+    def world(self) -> World:
+        for declared in self._declared.models:
+            for name in declared.names:
+                self._add_model(declared, name)
+        return World(
+            self._name,
+            Catalogue(
+                version=1,
+                models=tuple(self._models),
+                providers=self._providers(),
+                endpoints=tuple(self._endpoints),
+                prices=tuple(self._prices),
+                slo=SloTargets(self._declared.slo.interactive.target, self._declared.slo.batch.target),
+            ),
+            tuple(self._nodes()),
+            self._engines,
+            self._remotes,
+            self._shares,
+            self._declared.queue_timeout_s,
+            self._declared.report_interval_s,
+        )
+
+    def _providers(self) -> tuple[Provider, ...]:
+        remote = (
+            Provider(self._provider_ids[each.name], each.name, "openai", each.privacy)
+            for each in self._declared.providers
+        )
+        return (Provider(POOL_ID, POOL_NAME, "pool", Privacy.LOCAL), *remote)
+
+    def _add_model(self, declared: ModelDeclared, name: str) -> None:
+        model_id = len(self._models) + 1
+        weights = Weights(
+            declared.weights.latency, declared.weights.accuracy, declared.weights.cost, declared.weights.quality
+        )
+        self._models.append(Model(model_id, name, "", declared.tags, weights, declared.context_length, frozenset()))
+        if declared.output_shares is not None:
+            self._shares[model_id] = declared.output_shares
+        if declared.engine is not None:
+            self._add_engine(declared.engine, declared.price, model_id, name)
+        for remote in declared.remotes:
+            self._add_remote(remote, model_id, name)
+
+    def _add_engine(self, engine: EngineDeclared, price: PriceDeclared, model_id: int, name: str) -> None:
+        endpoint = Endpoint(
+            len(self._endpoints) + 1,
+            model_id,
+            POOL_ID,
+            Privacy.LOCAL,
+            name,
+            engine.max_parallel,
+            engine=engine.spec,
+        )
+        times = engine.transitions
+        self._endpoints.append(endpoint)
+        self._pooled[name] = endpoint.id
+        self._engines[endpoint.id] = EngineProfile(
+            engine.pace.pace, TransitionTimes(times.load_s, times.wake_s, times.sleep_s, times.stop_s)
+        )
+        self._add_price(price, model_id, POOL_ID)
+
+    def _add_remote(self, remote: RemoteDeclared, model_id: int, name: str) -> None:
+        provider = next(each for each in self._declared.providers if each.name == remote.provider)
+        provider_id = self._provider_ids[provider.name]
+        endpoint = Endpoint(
+            len(self._endpoints) + 1,
+            model_id,
+            provider_id,
+            provider.privacy,
+            name,
+            remote.max_parallel,
+            remote.limits.limits,
+        )
+        self._endpoints.append(endpoint)
+        self._remotes[endpoint.id] = remote.profile
+        self._add_price(remote.price, model_id, provider_id)
+
+    def _add_price(self, price: PriceDeclared, model_id: int, provider_id: int) -> None:
+        for token_type, amount in (("prompt", price.prompt), ("completion", price.completion)):
+            if amount:
+                micro_cents = round(amount * MICRO_CENTS_PER_UNIT)
+                row = Price(
+                    len(self._prices) + 1,
+                    token_type,
+                    micro_cents,
+                    self._declared.currency,
+                    dt.date(2026, 1, 1),
+                    model_id,
+                    provider_id,
+                )
+                self._prices.append(row)
+
+    def _nodes(self) -> Iterator[WorldNode]:
+        for declared in self._declared.nodes:
+            gpus = tuple(Gpu(index, declared.memory_mib_per_gpu) for index in range(declared.gpus))
+            engines = tuple(
+                InitialEngine(self._pooled[each.model], tuple(sorted(set(each.gpus))), EngineState(each.state))
+                for each in declared.engines
+            )
+            for name in declared.names:
+                yield WorldNode(
+                    Node(name, POOL_ID, gpus, declared.host_memory_mib, declared.sleeps),
+                    engines,
+                    declared.transitions_at_once,
+                    declared.slowness,
+                )

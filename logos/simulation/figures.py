@@ -1,0 +1,151 @@
+"""The figures of merit of a run, as `logos simulate --json` prints them.
+
+Percentiles are linear between closest ranks. TTFT and latency count from arrival; what was not answered has none and
+counts against attainment, which is over everything sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from logos.domain.lifecycle import EngineState
+from logos.simulation.run import Outcome, Run, Status
+
+
+def figures(run: Run, slo_ttft_s: float | None = None) -> dict[str, Any]:
+    """Everything about one run. Attainment is by `slo_ttft_s` where it is given, else by each request's own SLO.
+
+    `swaps` counts engines brought in (woken or loaded), `swap_seconds` what all transitions took; `worst_wait_s` is the
+    longest from arrival until it ran (or was turned away); fairness is Jain's index over keys of the tokens per second
+    of latency that each got; `gpu_use` the share of GPU time in which an engine there was computing.
+    """
+    outcomes = run.outcomes
+    answered = [each for each in outcomes if each.status is Status.OK]
+    tokens = sum(each.output_tokens for each in answered)
+    seconds = max(run.ended_at, 1e-9)
+    return {
+        "world": run.world,
+        "policy": run.policy,
+        "seed": run.seed,
+        "requests": len(outcomes),
+        "ok": len(answered),
+        "rejected": _count(outcomes, Status.REJECTED),
+        "failed": _count(outcomes, Status.FAILED),
+        "cancelled": _count(outcomes, Status.LEFT),
+        "slo_attainment": attainment(outcomes, slo_ttft_s),
+        "ttft_s": spread(_known(each.ttft_s for each in answered)),
+        "latency_s": spread(_known(each.latency_s for each in answered)),
+        "queue_wait_s": spread(_known(each.queue_wait_s for each in outcomes)),
+        "tpot_s": spread(_known(each.tpot_s for each in answered)),
+        "swaps": len([each for each in run.transitions if each.after is EngineState.AWAKE]),
+        "swap_seconds": sum(each.seconds for each in run.transitions),
+        "worst_wait_s": max(_known(each.queue_wait_s for each in outcomes), default=0.0),
+        "fairness": fairness(answered),
+        "gpu_use": run.gpu_busy_s / (run.gpus * seconds) if run.gpus else 0.0,
+        "requests_per_s": len(answered) / seconds,
+        "output_tokens_per_s": tokens / seconds,
+        "seconds": run.ended_at,
+        "per_model": per_model(run, slo_ttft_s),
+        "prediction": prediction(answered),
+    }
+
+
+def per_model(run: Run, slo_ttft_s: float | None = None) -> dict[str, dict[str, float]]:
+    """Waits and first tokens by model: the one that answered, or the best that was asked for."""
+    grouped: dict[str, list[Outcome]] = {}
+    for outcome in run.outcomes:
+        grouped.setdefault(outcome.model or outcome.arrival.models[0][0], []).append(outcome)
+    return {name: _of_model(grouped[name], slo_ttft_s) for name in sorted(grouped)}
+
+
+def _of_model(outcomes: Sequence[Outcome], slo_ttft_s: float | None) -> dict[str, float]:
+    waits = _known(each.queue_wait_s for each in outcomes)
+    ttfts = _known(each.ttft_s for each in outcomes if each.status is Status.OK)
+    return {
+        "requests": len(outcomes),
+        "ok": _count(outcomes, Status.OK),
+        "mean_wait_s": mean(waits),
+        "mean_ttft_s": mean(ttfts),
+        "p95_ttft_s": quantile(ttfts, 0.95),
+        "slo_attainment": attainment(outcomes, slo_ttft_s),
+    }
+
+
+def attainment(outcomes: Sequence[Outcome], slo_ttft_s: float | None = None) -> float:
+    """The share of everything sent that had its first token in time. What has no SLO only has to be answered."""
+    if not outcomes:
+        return 1.0
+    return sum(_is_in_time(each, slo_ttft_s) for each in outcomes) / len(outcomes)
+
+
+def _is_in_time(outcome: Outcome, slo_ttft_s: float | None) -> bool:
+    if outcome.status is not Status.OK or outcome.ttft_s is None:
+        return False
+    slo = slo_ttft_s
+    if slo is None:
+        slo = outcome.slo_ttft_s if outcome.slo_ttft_s is not None else outcome.arrival.slo_ttft_s
+    return slo is None or outcome.ttft_s <= slo
+
+
+def fairness(answered: Iterable[Outcome]) -> float:
+    """Jain's index over keys, (sum x)^2 / (n sum x^2), x being a key's tokens per second of latency: 1 is even."""
+    tokens: dict[int, int] = {}
+    seconds: dict[int, float] = {}
+    for each in answered:
+        key = each.arrival.key_id
+        tokens[key] = tokens.get(key, 0) + each.output_tokens
+        seconds[key] = seconds.get(key, 0.0) + (each.latency_s or 0.0)
+    rates = [tokens[key] / seconds[key] for key in tokens if seconds[key] > 0]
+    if not rates:
+        return 1.0
+    return sum(rates) ** 2 / (len(rates) * sum(rate * rate for rate in rates))
+
+
+def prediction(answered: Iterable[Outcome]) -> dict[str, float]:
+    """How good the TTFT predictions were that came with the dispatches, as absolute percentage errors."""
+    errors = [
+        abs(each.predicted_ttft_s - each.ttft_s) / each.ttft_s
+        for each in answered
+        if each.predicted_ttft_s is not None and each.ttft_s
+    ]
+    return {"predicted": len(errors), "mape": mean(errors), "median_ape": quantile(errors, 0.5)}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean, p50, p95 and p99; zeros of nothing."""
+    ordered = sorted(values)
+    return {
+        "mean": mean(ordered),
+        "p50": _ranked(ordered, 0.5),
+        "p95": _ranked(ordered, 0.95),
+        "p99": _ranked(ordered, 0.99),
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    """The average; 0 of nothing."""
+    return math.fsum(values) / len(values) if values else 0.0
+
+
+def quantile(values: Iterable[float], q: float) -> float:
+    """The quantile at `q` (0 to 1), linear between closest ranks; 0 of nothing."""
+    return _ranked(sorted(values), q)
+
+
+def _ranked(ordered: Sequence[float], q: float) -> float:
+    if not ordered:
+        return 0.0
+    place = q * (len(ordered) - 1)
+    below = min(int(place), len(ordered) - 1)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _count(outcomes: Iterable[Outcome], status: Status) -> int:
+    return sum(each.status is status for each in outcomes)

@@ -1,0 +1,140 @@
+"""What a simulated world consists of: nodes, engines and their pace, remote providers, how long answers are.
+
+Frozen values only; they are read from cluster files in `cluster` and brought to life in `kernel`. No rule of behaviour
+must live here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from logos.domain.catalogue import Catalogue
+from logos.domain.lifecycle import EngineState
+from logos.domain.nouns import Endpoint, Node, Price
+from logos.scheduling.events import Candidate
+from logos.simulation.engine import EnginePace, TransitionTimes
+from logos.simulation.lengths import DEFAULT_SHARES
+
+CHARACTERS_PER_TOKEN = 4.5  # of prompts, in the published runs
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProfile:
+    """How the engines of one endpoint behave: their pace, and what their changes of state take."""
+
+    pace: EnginePace
+    times: TransitionTimes
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteProfile:
+    """How a remote endpoint behaves. Its first token comes after `ttft_s` and the prompt, its others `tpot_s` apart;
+    times vary by a lognormal factor of `spread`. The limits are the provider's own, whatever the catalogue says of
+    them; None is unlimited. Above them it answers 429."""
+
+    ttft_s: float = 0.4
+    prefill_per_token_s: float = 0.00005
+    tpot_s: float = 0.012
+    spread: float = 0.3
+    parallel_max: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InitialEngine:
+    """An engine that is on its node from the start."""
+
+    endpoint_id: int
+    gpu_indices: tuple[int, ...]
+    state: EngineState = EngineState.ASLEEP
+
+
+@dataclass(frozen=True, slots=True)
+class WorldNode:
+    """A node, what is on it from the start, and its quirks.
+
+    `transitions_at_once` None: no bound; further ones wait their turn on the node. `slowness` multiplies the times of
+    steps and transitions of every engine there.
+    """
+
+    node: Node
+    engines: tuple[InitialEngine, ...] = ()
+    transitions_at_once: int | None = None
+    slowness: float = 1.0
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything that a run needs beside a workload and a scheduler. Mappings are by endpoint id, but `shares` is by
+    model id."""
+
+    name: str
+    catalogue: Catalogue
+    nodes: tuple[WorldNode, ...] = ()
+    engines: Mapping[int, EngineProfile] = field(default_factory=dict)
+    remotes: Mapping[int, RemoteProfile] = field(default_factory=dict)
+    shares: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    queue_timeout_s: float = 600.0
+    report_interval_s: float = 0.0  # between EngineReported of each awake engine; 0: none
+    characters_per_token: float = CHARACTERS_PER_TOKEN
+
+    @cached_property
+    def gpus(self) -> int:
+        return sum(len(each.node.gpus) for each in self.nodes)
+
+    @cached_property
+    def model_name_at(self) -> Mapping[int, str]:
+        """Model names by endpoint id."""
+        model = self.catalogue.model
+        return {endpoint.id: model[endpoint.model_id].name for endpoint in self.catalogue.endpoints}
+
+    def shares_of(self, model_id: int) -> Sequence[float]:
+        """The quantile table of a model's output lengths."""
+        return self.shares.get(model_id, DEFAULT_SHARES)
+
+    def candidates(self, models: Sequence[tuple[str, float]]) -> tuple[Candidate, ...]:
+        """The endpoints of (model name, weight) pairs, in that order. Raises KeyError for a name that is unknown."""
+        found: list[Candidate] = []
+        for name, weight in models:
+            model = self.catalogue.model_named[name]
+            found += [self._candidate(endpoint, weight) for endpoint in self.catalogue.endpoints_of[model.id]]
+        return tuple(found)
+
+    def _candidate(self, endpoint: Endpoint, weight: float) -> Candidate:
+        quality = self.catalogue.model[endpoint.model_id].weights.quality
+        return Candidate(
+            endpoint.id,
+            weight,
+            self._price(endpoint, "prompt"),
+            self._price(endpoint, "completion"),
+            1.0 if self._qualities == (quality, quality) else self._normal(quality),
+        )
+
+    @cached_property
+    def _qualities(self) -> tuple[int, int]:
+        """Lowest and highest quality weight of any model."""
+        found = [model.weights.quality for model in self.catalogue.models]
+        return min(found), max(found)
+
+    def _normal(self, quality: int) -> float:
+        lowest, highest = self._qualities
+        return (quality - lowest) / (highest - lowest)
+
+    def _price(self, endpoint: Endpoint, token_type: str) -> int:
+        """The most specific price row, 0 where there is none."""
+        best: Price | None = None
+        for price in self.catalogue.prices:
+            if price.token_type == token_type and _concerns(price, endpoint):
+                best = price if best is None else max(best, price, key=_specificity)
+        return best.micro_cents_per_million if best is not None else 0
+
+
+def _concerns(price: Price, endpoint: Endpoint) -> bool:
+    return price.model_id in {None, endpoint.model_id} and price.provider_id in {None, endpoint.provider_id}
+
+
+def _specificity(price: Price) -> tuple[int, int]:
+    return (price.model_id is not None) + (price.provider_id is not None), price.valid_from.toordinal()
