@@ -19,7 +19,8 @@ class Arrival:
 
     `models` are the names that may serve it with their weights, best first. `output_tokens` None: drawn from the
     model's table as a share of `output_tokens_max`. `patience_s`: the client leaves so long after it came.
-    `prefix` names what the prompt's first `prefix_tokens` tokens are shared with.
+    `shared` names the segments at the prompt's beginning that other prompts may have too, each (name, tokens): a system
+    prompt, then a conversation. `prefix` and `prefix_tokens` are what the gateway would tell the scheduler of them.
     """
 
     request_id: str
@@ -37,6 +38,7 @@ class Arrival:
     patience_s: float | None = None
     prefix: int | None = None
     prefix_tokens: int = 0
+    shared: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

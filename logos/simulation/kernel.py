@@ -412,7 +412,8 @@ class Simulation:
 
 
 def _blocks(arrival: Arrival, block_tokens: int) -> Sequence[Hashable]:
-    """Names of the leading blocks that a prompt shares with others of the same prefix."""
-    if arrival.prefix is None:
-        return ()
-    return tuple((arrival.prefix, block) for block in range(arrival.prefix_tokens // block_tokens))
+    """Names of the leading blocks of a prompt: by segment, and by place within it. Only whole blocks count."""
+    blocks: list[Hashable] = []
+    for name, tokens in arrival.shared:
+        blocks += [(name, block) for block in range(tokens // block_tokens)]
+    return blocks

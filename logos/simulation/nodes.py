@@ -16,7 +16,7 @@ from logos.domain.nouns import EngineSpec, Node
 from logos.scheduling.commands import LoadEngine, SleepEngine, StopEngine, WakeEngine
 from logos.scheduling.events import EngineChanged, EngineReported, EngineSeen, Event, NodeSeen
 from logos.simulation.agenda import Agenda
-from logos.simulation.engine import EnginePace, TransitionTimes
+from logos.simulation.engine import TransitionTimes
 from logos.simulation.run import SimulationFault, Transition
 from logos.simulation.serving import Answers, ServingEngine
 from logos.simulation.world import EngineProfile, World, WorldNode
@@ -297,16 +297,10 @@ def _duration_s(order: Order, engine: SimEngine) -> float:
 def _slowed(profile: EngineProfile, slowness: float) -> EngineProfile:
     if slowness == 1.0:
         return profile
-    pace, times = profile.pace, profile.times
-    slower: EnginePace = replace(
-        pace,
-        step_base_s=pace.step_base_s * slowness,
-        step_per_sequence_s=pace.step_per_sequence_s * slowness,
-        prefill_per_token_s=pace.prefill_per_token_s * slowness,
+    pace = replace(
+        profile.pace,
+        step_base_s=profile.pace.step_base_s * slowness,
+        step_per_sequence_s=profile.pace.step_per_sequence_s * slowness,
+        prefill_per_token_s=profile.pace.prefill_per_token_s * slowness,
     )
-    return EngineProfile(
-        slower,
-        TransitionTimes(
-            times.load_s * slowness, times.wake_s * slowness, times.sleep_s * slowness, times.stop_s * slowness
-        ),
-    )
+    return EngineProfile(pace, profile.times.times(slowness))

@@ -7,7 +7,7 @@ must live here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from logos.domain.catalogue import Catalogue
@@ -90,6 +90,22 @@ class World:
         """Model names by endpoint id."""
         model = self.catalogue.model
         return {endpoint.id: model[endpoint.model_id].name for endpoint in self.catalogue.endpoints}
+
+    def with_swaps(self, factor: float) -> World:
+        """The same world with transitions that take `factor` times as long."""
+        engines = {
+            endpoint_id: EngineProfile(profile.pace, profile.times.times(factor))
+            for endpoint_id, profile in self.engines.items()
+        }
+        return replace(self, engines=engines)
+
+    def with_slowdown(self, slowdown: float) -> World:
+        """The same world with engines that slow their busy neighbours by `slowdown`."""
+        engines = {
+            endpoint_id: EngineProfile(replace(profile.pace, slowdown=slowdown), profile.times)
+            for endpoint_id, profile in self.engines.items()
+        }
+        return replace(self, engines=engines)
 
     def shares_of(self, model_id: int) -> Sequence[float]:
         """The quantile table of a model's output lengths."""
