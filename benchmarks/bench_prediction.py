@@ -28,11 +28,11 @@ MAPE_MAX = 0.10
 KINDS: tuple[EngineKind | RemoteKind, ...] = (
     EngineKind("7B", 16_800, 48, EnginePace(), 0.5, 3.4, 21.0),
     EngineKind("14B", 21_500, 48, EnginePace(0.0425, 0.0005, 0.0012), 0.9, 6.0, 40.0),
-    EngineKind("fast 8B", 60_000, 64, EnginePace(0.008, 0.0001, 0.00004, kv_cache_tokens=400_000), 1.5, 1.5, 45.0),
+    EngineKind("fast 8B", 60_000, 64, EnginePace(0.008, 0.0001, 0.00004, max_sequences=64, kv_cache_tokens=400_000), 1.5, 1.5, 45.0),
     EngineKind("small batch", 12_000, 4, EnginePace(0.02, 0.001, 0.0003, max_sequences=4), 0.6, 0.6, 30.0, load=0.3),
     EngineKind("neighbour A", 8_000, 32, EnginePace(0.02, 0.0006, 0.0004, slowdown=1.25), 0.3, 0.3, 25.0, neighbour="neighbour B"),
     EngineKind("neighbour B", 8_000, 32, EnginePace(0.02, 0.0006, 0.0004, slowdown=1.25), 0.3, 0.3, 25.0, neighbour="neighbour A"),
-    EngineKind("235B", 320_000, 128, EnginePace(0.03, 0.0002, 0.0002, kv_cache_tokens=600_000), 5.5, 5.9, 97.7, load=0.6),
+    EngineKind("235B", 320_000, 128, EnginePace(0.03, 0.0002, 0.0002, max_sequences=128, kv_cache_tokens=600_000), 5.5, 5.9, 97.7, load=0.6),
     RemoteKind("remote steady", 0.35, 0.00005, 0.08),
     RemoteKind("remote noisy", 0.6, 0.0001, 0.25),
 )  # fmt: skip

@@ -16,6 +16,7 @@ from itertools import count
 from typing import Protocol
 
 from logos.domain.nouns import EngineSpec, Tier
+from logos.prediction.backlog import Backlog
 from logos.prediction.pace import Situation
 from logos.prediction.predictor import Predictor
 from logos.prediction.service import Transition
@@ -183,7 +184,7 @@ class EnginePlace(Place):
         self.awake = False
         self.coming: list[tuple[Transition, float]] = []  # transitions to go through, (which, what it will take)
         self.coming_since = 0.0
-        self.last_first_at = 0.0
+        self.backlog = Backlog()
         self.leap: tuple[float, float, int] | None = None  # (since, seconds of a step, steps)
         self.leap_number = 0
         self.idle_number = 0
@@ -210,8 +211,6 @@ class EnginePlace(Place):
     def situation(self, job: Job, *, waiting: bool) -> Situation:
         """At this moment; `waiting`: the queue goes before it."""
         ahead = self.queue if waiting else ()
-        unready = [each for each in self.inside.values() if each.first_at is None]
-        since = max(self.last_first_at, min((each.dispatched_at for each in unready), default=self.now))
         return Situation(
             prompt_tokens=job.prompt,
             uncached_tokens=job.uncached,
@@ -219,8 +218,8 @@ class EnginePlace(Place):
             slots=self.kind.slots,
             waiting=len(ahead),
             queued_tokens=sum(each.uncached for each in ahead),
-            prefill_tokens=sum(each.uncached for each in unready),
-            prefill_elapsed_s=self.now - since,
+            prefill_tokens=self.backlog.remaining_tokens,
+            prefill_elapsed_s=self.now - self.backlog.at,
             kv_usage=self.kv_usage,
             delay=self._delay(),
         )
@@ -263,6 +262,7 @@ class EnginePlace(Place):
             job.met_at_dispatch = self.situation(job, waiting=False)
             job.dispatched_at = self.now
             self.inside[job.number] = job
+            self.backlog.dispatched(str(job.number), job.uncached, self.now)
             blocks: list[tuple[int, int]] = []
             if job.prefix is not None:
                 blocks = [(job.prefix, block) for block in range(min(self.prefixes[job.prefix], job.prompt) // 16)]
@@ -312,8 +312,9 @@ class EnginePlace(Place):
 
     def _first(self, job: Job) -> None:
         assert job.met_at_dispatch is not None
-        job.first_at = self.last_first_at = self.now
+        job.first_at = self.now
         predictor = self.world.predictor
+        self.backlog.left(str(job.number), self.now, predictor.prompt_token_s(self.endpoint_id))
         predictor.observe_first_token(self.endpoint_id, job.met_at_dispatch, self.now - job.dispatched_at)
         if job.dispatched_at > job.arrived_at:
             predictor.observe_first_token(self.endpoint_id, job.met, self.now - job.arrived_at)

@@ -44,7 +44,7 @@ class Situation(NamedTuple):
     slots: int = 64  # how many the batch takes
     waiting: int = 0
     queued_tokens: int = 0  # uncached
-    prefill_tokens: int = 0  # uncached
+    prefill_tokens: float = 0.0  # uncached
     prefill_elapsed_s: float = 0.0
     kv_usage: float = 0.0  # 0 to 1
     delay: Span = AT_ONCE
@@ -104,6 +104,10 @@ class Pace:
         batch = x[BATCH] + 1.0
         return Forecast(p50, p90, low[0] + low[1] * batch, high[0] + high[1] * batch)
 
+    @property
+    def prompt_token_s(self) -> float:
+        return self._first.p50[FREE][WORK]
+
     def tpot(self, running: int) -> Span:
         """Seconds from token to token of one of `running` in the batch."""
         low, high = self._next.p50[0], self._next.p90[0]
@@ -136,8 +140,7 @@ class Pace:
 
     def _features(self, situation: Situation) -> tuple[Features, int]:
         """What the line to the first token is over, and the regime."""
-        prompt, uncached, running, slots, waiting, queued, in_flight, _, kv_usage, _ = situation
-        prefill = float(in_flight)
+        prompt, uncached, running, slots, waiting, queued, prefill, _, kv_usage, _ = situation
         free = slots - running if kv_usage < KV_FULL or not running else 0
         cached = prompt - uncached
         pairs = uncached * (cached + 0.5 * uncached)

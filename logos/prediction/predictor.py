@@ -65,6 +65,10 @@ class Predictor:
         """Seconds that this transition of one of its engines takes there, from beginning to end."""
         return self._transitions.span(endpoint_id, self._pace(endpoint_id).size, node_id, transition)
 
+    def prompt_token_s(self, endpoint_id: int) -> float:
+        """Seconds that its engines take for one more prompt token, at the median."""
+        return self._pace(endpoint_id).prompt_token_s
+
     def stay(self, endpoint_id: int, tokens: Span, running: int) -> Span:
         """Seconds that so many more tokens take with `running` in the batch: how long until a request has drained."""
         low, high = self._pace(endpoint_id).tpot(max(running, 1))
