@@ -105,7 +105,7 @@ class Scores:
         self.by_method: dict[str, Score] = defaultdict(Score)
         self.by_tier: dict[str, Score] = defaultdict(Score)
         self.by_place: dict[str, Score] = defaultdict(Score)
-        self._open: dict[tuple[int, int], dict[str, Guess]] = {}
+        self._open: dict[tuple[int, int], tuple[bool, dict[str, Guess]]] = {}
         self._seen: dict[int, int] = defaultdict(int)
         self._peers: dict[int, dict[str, LastValue | MovingAverage]] = defaultdict(
             lambda: {"last value": LastValue(), "moving average": MovingAverage()}
@@ -116,14 +116,14 @@ class Scores:
         guesses = {"logos": Guess(forecast.ttft_p50_s, forecast.ttft_p90_s)}
         for name, peer in self._peers[place.endpoint_id].items():
             guesses[name] = peer.guess()
-        self._open[place.endpoint_id, job.number] = guesses
+        self._open[place.endpoint_id, job.number] = (self._seen[place.endpoint_id] >= WARM_UP, guesses)
 
     def seen(self, place: Place, job: Job, ttft_s: float) -> None:
-        guesses = self._open.pop((place.endpoint_id, job.number))
+        is_scored, guesses = self._open.pop((place.endpoint_id, job.number))
         for peer in self._peers[place.endpoint_id].values():
             peer.learn(ttft_s)
         self._seen[place.endpoint_id] += 1
-        if self._seen[place.endpoint_id] <= WARM_UP:
+        if not is_scored:
             return
         for name, guess in guesses.items():
             self.by_method[name].pairs.append((guess, ttft_s))
