@@ -206,6 +206,11 @@ class EnginePlace(Place):
     def now(self) -> float:
         return self.world.clock.now
 
+    @property
+    def neighbour(self) -> EnginePlace | None:
+        found = self.world.named.get(self.kind.neighbour or "")
+        return found if isinstance(found, EnginePlace) else None
+
     # What a scheduler would know.
 
     def situation(self, job: Job, *, waiting: bool) -> Situation:
@@ -221,6 +226,7 @@ class EnginePlace(Place):
             prefill_tokens=self.backlog.remaining_tokens,
             prefill_elapsed_s=self.now - self.backlog.at,
             kv_usage=self.kv_usage,
+            neighbours=len(neighbour.inside) if (neighbour := self.neighbour) else 0,
             delay=self._delay(),
         )
 
@@ -289,8 +295,7 @@ class EnginePlace(Place):
     def _plan(self) -> None:
         if self.leap is not None:
             return
-        neighbour = self.world.named.get(self.kind.neighbour or "")
-        self.engine.contended = isinstance(neighbour, EnginePlace) and not neighbour.engine.idle
+        self.engine.contended = self.neighbour is not None and not self.neighbour.engine.idle
         plan = self.engine.plan()
         if plan is None:
             self._idle()
@@ -323,9 +328,9 @@ class EnginePlace(Place):
     def _finished(self, job: Job) -> None:
         assert job.met_at_dispatch is not None
         assert job.first_at is not None
-        predictor, running = self.world.predictor, job.met_at_dispatch.running
+        predictor, met = self.world.predictor, job.met_at_dispatch
         first_s, total_s = job.first_at - job.dispatched_at, self.now - job.dispatched_at
-        predictor.observe_finished(self.endpoint_id, running, job.output, first_s, total_s)
+        predictor.observe_finished(self.endpoint_id, met, job.output, first_s, total_s)
         predictor.answers.observe(self.endpoint_id, 1, job.output, job.allowed)
 
     # Transitions.

@@ -25,6 +25,8 @@ COUNT_MAX = 1e9  # beyond it, a number of tokens or requests is nonsense
 # prompt tokens to compute, its own and those before it; pairs of tokens that attend to each other; tokens
 # that the prefix cache should hold, and sometimes does not; seconds until the batch has a place.
 BATCH, WORK = 2, 3
+SLOWDOWN_STEP = 0.01  # towards the median: what one observation moves it
+SLOWDOWN_MAX = 4.0
 FREE, QUEUED = 0, 1  # the regimes: a place in the batch is free, or must become so first
 
 
@@ -47,6 +49,7 @@ class Situation(NamedTuple):
     prefill_tokens: float = 0.0  # uncached
     prefill_elapsed_s: float = 0.0
     kv_usage: float = 0.0  # 0 to 1
+    neighbours: int = 0  # running in other engines on the same GPUs
     delay: Span = AT_ONCE
 
 
@@ -70,12 +73,13 @@ class PaceSnapshot:
     next: QuantileFitSnapshot
     stay_s: float
     stays: int
+    slowdown: float
 
 
 class Pace:
     """What one endpoint has shown of its pace."""
 
-    __slots__ = ("_first", "_next", "_stay_s", "_stays", "size")
+    __slots__ = ("_first", "_next", "_slowdown", "_stay_s", "_stays", "size")
 
     def __init__(self, size: Size, snapshot: PaceSnapshot | None = None) -> None:
         self.size = size
@@ -89,6 +93,7 @@ class Pace:
         self._next = QuantileFit(follows, (1.0, 8.0), 1, known.next if known else None)
         self._stay_s = known.stay_s if known else follows[0] * priors.ANSWER_TOKENS_MAX / 2
         self._stays = known.stays if known else 0
+        self._slowdown = known.slowdown if known else priors.SLOWDOWN
 
     def forecast(self, situation: Situation) -> Forecast:
         """Nonsense in the situation never raises: what cannot be believed counts as nothing, or as very much."""
@@ -101,8 +106,9 @@ class Pace:
             p50 = min(p50, LONGEST_S)
             p90 = min(max(p50, p90), LONGEST_S)
         low, high = self._next.p50[0], self._next.p90[0]
-        batch = x[BATCH] + 1.0
-        return Forecast(p50, p90, low[0] + low[1] * batch, high[0] + high[1] * batch)
+        slow = self._slowdown if situation.neighbours else 1.0
+        one, batch = slow, slow * (x[BATCH] + 1.0)
+        return Forecast(p50, p90, low[0] * one + low[1] * batch, high[0] * one + high[1] * batch)
 
     @property
     def prompt_token_s(self) -> float:
@@ -118,29 +124,35 @@ class Pace:
         if not is_sensible(ttft_s) or situation != _believable(situation) or situation.delay.p90 > 0.0:
             return
         x, regime = self._features(situation)
-        done = self._done_s(situation, self._first.p50[regime])
-        self._first.learn(x, ttft_s + done, regime)
+        low, slow = self._first.p50[regime], 1.0
+        if situation.neighbours:
+            slow = self._slowdown
+            was_longer = ttft_s + self._done_s(situation, low) > slow * sum(map(mul, low, x))
+            self._slowdown = min(max(slow + (SLOWDOWN_STEP if was_longer else -SLOWDOWN_STEP), 1.0), SLOWDOWN_MAX)
+        x = [slow * each for each in x]
+        self._first.learn(x, ttft_s + self._done_s(situation, low), regime)
 
-    def learn_rest(self, running: int, tokens: int, first_s: float, total_s: float) -> None:
-        """A whole answer: `first_s` to its first token, `total_s` in all, both from its dispatch to the engine, when
-        `running` others were in the batch."""
+    def learn_rest(self, situation: Situation, tokens: int, first_s: float, total_s: float) -> None:
+        """A whole answer: `first_s` to its first token, `total_s` in all, both since its dispatch in that situation."""
         if not (is_sensible(total_s) and is_sensible(first_s, total_s)):
             return
         self._stays += 1
         self._stay_s += (total_s - self._stay_s) * max(SMOOTHING, 1.0 / (self._stays + 1))
+        running = situation.running
         if 1 < tokens <= COUNT_MAX and 0 <= running <= COUNT_MAX:
-            self._next.learn((1.0, running + 1.0), (total_s - first_s) / (tokens - 1))
+            slow = self._slowdown if situation.neighbours else 1.0
+            self._next.learn((slow, slow * (running + 1.0)), (total_s - first_s) / (tokens - 1))
 
     def snapshot(self, endpoint_id: int) -> PaceSnapshot:
         size = self.size
         first, rest = self._first.snapshot(), self._next.snapshot()
-        return PaceSnapshot(endpoint_id, size.memory_gib, size.weights_gib, first, rest, self._stay_s, self._stays)
+        return PaceSnapshot(endpoint_id, size.memory_gib, size.weights_gib, first, rest, self._stay_s, self._stays, self._slowdown)
 
     # Inside.
 
     def _features(self, situation: Situation) -> tuple[Features, int]:
         """What the line to the first token is over, and the regime."""
-        prompt, uncached, running, slots, waiting, queued, prefill, _, kv_usage, _ = situation
+        prompt, uncached, running, slots, waiting, queued, prefill, _, kv_usage, _, _ = situation
         free = slots - running if kv_usage < KV_FULL or not running else 0
         cached = prompt - uncached
         pairs = uncached * (cached + 0.5 * uncached)
@@ -156,6 +168,9 @@ class Pace:
     def _first_token(self, situation: Situation, x: Features, regime: int) -> tuple[float, float]:
         low, high = self._first.p50[regime], self._first.p90[regime]
         p50, p90 = sum(map(mul, low, x)), sum(map(mul, high, x))
+        if situation.neighbours:
+            p50 *= self._slowdown
+            p90 *= self._slowdown
         if situation.prefill_elapsed_s:
             p50 -= self._done_s(situation, low)
             p90 -= self._done_s(situation, high)
@@ -165,7 +180,8 @@ class Pace:
 
     def _done_s(self, situation: Situation, theta: Features) -> float:
         """Of the prompts in flight, what has been computed already, in seconds."""
-        return min(situation.prefill_elapsed_s, theta[WORK] * situation.prefill_tokens)
+        slow = self._slowdown if situation.neighbours else 1.0
+        return min(situation.prefill_elapsed_s, slow * theta[WORK] * situation.prefill_tokens)
 
 
 def _believable(situation: Situation) -> Situation:

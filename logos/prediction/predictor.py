@@ -79,10 +79,10 @@ class Predictor:
         it joined the queue. Situations with a delay teach nothing about the pace and are ignored."""
         self._pace(endpoint_id).learn_first(met, ttft_s)
 
-    def observe_finished(self, endpoint_id: int, running: int, tokens: int, ttft_s: float, total_s: float) -> None:
-        """A whole answer of so many tokens. Times are from its dispatch to the engine, when `running` others were in
-        the batch. Its length is told to `answers.observe`."""
-        self._pace(endpoint_id).learn_rest(running, tokens, ttft_s, total_s)
+    def observe_finished(self, endpoint_id: int, met: Situation, tokens: int, ttft_s: float, total_s: float) -> None:
+        """A whole answer of so many tokens. Times are since its dispatch to the engine, when it met that situation.
+        Its length is told to `answers.observe`."""
+        self._pace(endpoint_id).learn_rest(met, tokens, ttft_s, total_s)
 
     def observe_transition(self, endpoint_id: int, node_id: str, transition: Transition, seconds: float) -> None:
         """A transition ended well."""

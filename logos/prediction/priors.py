@@ -20,6 +20,9 @@ REFERENCE_STEP_S = 0.027
 REFERENCE_SEQUENCE_S = 0.0015
 REFERENCE_PROMPT_TOKEN_S = 0.0009
 
+# How much longer everything takes while another engine on the same GPUs is busy.
+SLOWDOWN = 1.25
+
 REMOTE_FIRST_S = 0.3
 REMOTE_TOKEN_S = 0.02
 REMOTE_PROMPT_TOKEN_S = 0.0001
