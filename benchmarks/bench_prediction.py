@@ -66,7 +66,9 @@ class MovingAverage:
 
     def guess(self) -> Guess:
         ordered = sorted(self._recent)
-        return Guess(statistics.fmean(list(self._recent)[-20:]), ordered[min(int(0.9 * len(ordered)), len(ordered) - 1)])
+        return Guess(
+            statistics.fmean(list(self._recent)[-20:]), ordered[min(int(0.9 * len(ordered)), len(ordered) - 1)]
+        )
 
     def learn(self, ttft_s: float) -> None:
         self._recent.append(ttft_s)
