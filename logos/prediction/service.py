@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import enum
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ class Transition(enum.StrEnum):
 
     LOAD = "load"
     WAKE = "wake"
+    SLEEP = "sleep"
+    STOP = "stop"
 
 
 class ObservedQuantiles:
@@ -37,12 +40,15 @@ class ObservedQuantiles:
         self._recent.append(value)
         bisect.insort(self._sorted, value)
 
-    def quantile(self, share: float) -> float | None:
-        """The smallest observed value that at least `share` (0 to 1) of the observations do not exceed."""
-        if not self._sorted:
+    def quantile(self, share: float, *, above: float = -math.inf) -> float | None:
+        """The smallest observed value that at least `share` (0 to 1) of the observations do not exceed; of those
+        `above` a value only, if one is given. None: there are none."""
+        first = bisect.bisect_right(self._sorted, above)
+        count = len(self._sorted) - first
+        if not count:
             return None
-        rank = -int(-share * len(self._sorted) // 1)  # rounded up
-        return self._sorted[min(max(rank, 1), len(self._sorted)) - 1]
+        rank = -int(-share * count // 1)  # rounded up
+        return self._sorted[first + min(max(rank, 1), count) - 1]
 
     @property
     def values(self) -> tuple[float, ...]:
