@@ -228,6 +228,11 @@ class EndpointState:
         )
 
     @property
+    def is_falling_asleep(self) -> bool:
+        """One of its engines will soon be able to wake."""
+        return any(engine.state is EngineState.FALLING_ASLEEP for engine in self.engines.values())
+
+    @property
     def wants_engines(self) -> bool:
         """Requests wait here, or it shall always have an engine."""
         spec = self.endpoint.engine

@@ -92,6 +92,25 @@ class Claims:
         if settle:
             self.settle(claim)
 
+    def review(self, claim: Claim, order: Callable[[Engine], object]) -> bool:
+        """Models that have come since, where there was room, become victims too; whether that makes enough room."""
+        node, endpoint = claim.node, claim.endpoint
+        others = sorted(self._displaceable(node, endpoint), key=order)  # type: ignore[arg-type]  # any order
+        candidates = [*(each for each in claim.victims if each.state not in GONE), *others]
+        if claim.sleeper is not None:
+            again = self._to_wake(endpoint, node, claim.sleeper, candidates)
+        else:
+            again = self._to_load(endpoint, node, candidates)
+        if again is None:
+            return not candidates  # all have gone by themselves, or somebody is in transit
+        for victim in again.victims:
+            if victim.claimed_by is None:
+                victim.claimed_by = claim.endpoint_id
+                self._transitions.drain(victim)
+        claim.gpu_indices = again.gpu_indices
+        claim.victims = (*claim.victims, *(each for each in again.victims if each not in claim.victims))
+        return True
+
     def settle(self, claim: Claim) -> None:
         """Its victims leave as soon as they have drained, and who comes is certain of the memory."""
         claim.is_settled = True
