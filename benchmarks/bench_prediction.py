@@ -1,8 +1,8 @@
 """How good the predictions of first tokens are, beside two simple ones, and what they cost.
 
-A simulated pool of engines that differ (pace, batch, memory, neighbours, sleep) and remote endpoints, with bursts, prompts
-of 10 to 8,000 tokens and shared beginnings. Scored after 200 requests at each endpoint, over all tiers: the 0.9 quantile
-covers 87 to 93 %, and the median's MAPE is at most 10 %.
+A simulated pool of engines that differ (pace, batch, memory, neighbours, sleep) and remote endpoints, with bursts,
+prompts of 10 to 8,000 tokens and shared beginnings. Scored after 200 requests at each endpoint, over all tiers: the
+0.9 quantile covers 87 to 93 %, and the median's MAPE is at most 10 %.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from benchmarks.prediction_world import EngineKind, Job, Place, RemoteKind, World
-from logos.domain.nouns import EngineSpec, Tier
+from logos.domain.nouns import EngineSpec
 from logos.prediction.pace import Situation
 from logos.prediction.predictor import Predictor
 from logos.simulation.engine import EnginePace
@@ -25,17 +25,20 @@ WARM_UP = 200  # requests at each endpoint that are not scored
 COVERAGE = (0.87, 0.93)
 MAPE_MAX = 0.10
 
+_SHARED = EnginePace(0.02, 0.0006, 0.0004, slowdown=1.25)
+_FAST = EnginePace(0.008, 0.0001, 0.00004, max_sequences=64, kv_cache_tokens=400_000)
+_LARGE = EnginePace(0.03, 0.0002, 0.0002, max_sequences=128, kv_cache_tokens=600_000)
 KINDS: tuple[EngineKind | RemoteKind, ...] = (
     EngineKind("7B", 16_800, 48, EnginePace(), 0.5, 3.4, 21.0),
     EngineKind("14B", 21_500, 48, EnginePace(0.0425, 0.0005, 0.0012), 0.9, 6.0, 40.0),
-    EngineKind("fast 8B", 60_000, 64, EnginePace(0.008, 0.0001, 0.00004, max_sequences=64, kv_cache_tokens=400_000), 1.5, 1.5, 45.0),
+    EngineKind("fast 8B", 60_000, 64, _FAST, 1.5, 1.5, 45.0),
     EngineKind("small batch", 12_000, 4, EnginePace(0.02, 0.001, 0.0003, max_sequences=4), 0.6, 0.6, 30.0, load=0.3),
-    EngineKind("neighbour A", 8_000, 32, EnginePace(0.02, 0.0006, 0.0004, slowdown=1.25), 0.3, 0.3, 25.0, neighbour="neighbour B"),
-    EngineKind("neighbour B", 8_000, 32, EnginePace(0.02, 0.0006, 0.0004, slowdown=1.25), 0.3, 0.3, 25.0, neighbour="neighbour A"),
-    EngineKind("235B", 320_000, 128, EnginePace(0.03, 0.0002, 0.0002, max_sequences=128, kv_cache_tokens=600_000), 5.5, 5.9, 97.7, load=0.6),
+    EngineKind("neighbour A", 8_000, 32, _SHARED, 0.3, 0.3, 25.0, neighbour="neighbour B"),
+    EngineKind("neighbour B", 8_000, 32, _SHARED, 0.3, 0.3, 25.0, neighbour="neighbour A"),
+    EngineKind("235B", 320_000, 128, _LARGE, 5.5, 5.9, 97.7, load=0.6),
     RemoteKind("remote steady", 0.35, 0.00005, 0.08),
     RemoteKind("remote noisy", 0.6, 0.0001, 0.25),
-)  # fmt: skip
+)
 
 
 class Guess(NamedTuple):

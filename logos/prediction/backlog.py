@@ -1,7 +1,7 @@
 """How far one engine is with the prompts it has been given: what a scheduler keeps for each place where requests run.
 
-Engines that batch compute prompts in the order they came, in chunks, so a prompt may be half done and nobody says so. What
-is done is estimated from the learned time of a token and set right by every first token. No forecast is made here.
+Engines that batch compute prompts in the order they came, in chunks, so a prompt may be half done and nobody says so.
+What is done is estimated from the learned time of a token and set right by every first token. No forecast is made here.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from logos.prediction import priors
 from logos.prediction.fit import Features, FitSnapshot, QuantileFit
 from logos.prediction.priors import Size
-from logos.prediction.spans import AT_ONCE, LONGEST_S, Calibration, CalibrationSnapshot, Span, is_sensible
+from logos.prediction.spans import AT_ONCE, LONGEST_S, Span, is_sensible
 
 KV_FULL = 0.95  # from here on nobody is admitted before somebody leaves
 SMOOTHING = 0.05  # share of the newest stay in the running average
@@ -25,8 +25,6 @@ COUNT_MAX = 1e9  # beyond it, a number of tokens or requests is nonsense
 # prompt tokens to compute, its own and those before it; pairs of tokens that attend to each other; tokens
 # that the prefix cache should hold, and sometimes does not; seconds until the batch has a place.
 BATCH, WORK = 2, 3
-TINY_S = 1e-6
-DELAYED_WINDOW, DELAYED_PRIOR_WEIGHT = 64, 4
 SLOWDOWN_STEP = 0.01  # towards the median: what one observation moves it
 SLOWDOWN_MAX = 4.0
 FREE, QUEUED = 0, 1  # the regimes: a place in the batch is free, or must become so first
@@ -76,13 +74,12 @@ class PaceSnapshot:
     stay_s: float
     stays: int
     slowdown: float
-    delayed: CalibrationSnapshot
 
 
 class Pace:
     """What one endpoint has shown of its pace."""
 
-    __slots__ = ("_delayed", "_first", "_next", "_slowdown", "_stay_s", "_stays", "size")
+    __slots__ = ("_first", "_next", "_slowdown", "_stay_s", "_stays", "size")
 
     def __init__(self, size: Size, snapshot: PaceSnapshot | None = None) -> None:
         self.size = size
@@ -97,18 +94,16 @@ class Pace:
         self._stay_s = known.stay_s if known else follows[0] * priors.ANSWER_TOKENS_MAX / 2
         self._stays = known.stays if known else 0
         self._slowdown = known.slowdown if known else priors.SLOWDOWN
-        self._delayed = Calibration(known.delayed if known else CalibrationSnapshot(), DELAYED_WINDOW)
 
     def forecast(self, situation: Situation) -> Forecast:
         """Nonsense in the situation never raises: what cannot be believed counts as nothing, or as very much."""
         x, regime = self._features(situation)
         p50, p90 = self._first_token(situation, x, regime)
-        if not 0.0 <= p50 <= p90 <= LONGEST_S:
+        if not (0.0 <= p50 <= p90 <= LONGEST_S and x[BATCH] >= 0.0):
             situation = _believable(situation)
             x, regime = self._features(situation)
             p50, p90 = self._first_token(situation, x, regime)
-            p50 = min(p50, LONGEST_S)
-            p90 = min(max(p50, p90), LONGEST_S)
+            p50, p90 = min(p50, LONGEST_S), min(max(p50, p90), LONGEST_S)
         low, high = self._next.p50[0], self._next.p90[0]
         slow = self._slowdown if situation.neighbours else 1.0
         one, batch = slow, slow * (x[BATCH] + 1.0)
@@ -126,14 +121,9 @@ class Pace:
 
     def learn_first(self, situation: Situation, ttft_s: float) -> None:
         """A first token came `ttft_s` after that situation. Ignored if it cannot be, or if the request met a delay."""
-        if not is_sensible(ttft_s) or situation != _believable(situation):
+        if not is_sensible(ttft_s) or situation != _believable(situation) or situation.delay.p90 > 0.0:
             return
         x, regime = self._features(situation)
-        if situation.delay.p90 > 0.0:
-            expected = situation.delay.then(Span(*self._begun(situation, x, regime)))
-            covered = ttft_s <= self._first_token(situation, x, regime)[1]
-            self._delayed.add((ttft_s - expected.p50) / max(expected.p90 - expected.p50, TINY_S), covered=covered)
-            return
         low, slow = self._first.p50[regime], 1.0
         if situation.neighbours:
             slow = self._slowdown
@@ -165,7 +155,6 @@ class Pace:
             self._stay_s,
             self._stays,
             self._slowdown,
-            self._delayed.snapshot(),
         )
 
     # Inside.
@@ -186,17 +175,6 @@ class Pace:
         return (1.0, is_busy, running, uncached + prefill, pairs, cached, leaving_s), QUEUED
 
     def _first_token(self, situation: Situation, x: Features, regime: int) -> tuple[float, float]:
-        begun = self._begun(situation, x, regime)
-        if situation.delay is AT_ONCE:
-            return begun
-        p50, p90 = situation.delay.then(Span(*begun))
-        low, high = self._delayed.span(Span(0.0, 1.0), DELAYED_PRIOR_WEIGHT)
-        # Never less than in order: the median is not moved down, or more tokens could predict less.
-        low = max(low, 0.0)
-        return p50 + low * (p90 - p50), p50 + max(low, high) * (p90 - p50)
-
-    def _begun(self, situation: Situation, x: Features, regime: int) -> tuple[float, float]:
-        """From when the engine can begin on."""
         low, high = self._first.p50[regime], self._first.p90[regime]
         p50, p90 = sum(map(mul, low, x)), sum(map(mul, high, x))
         if situation.neighbours:
@@ -205,7 +183,9 @@ class Pace:
         if situation.prefill_elapsed_s:
             p50 -= self._done_s(situation, low)
             p90 -= self._done_s(situation, high)
-        return p50, p90
+        if situation.delay is AT_ONCE:
+            return p50, p90
+        return situation.delay.then(Span(p50, p90))
 
     def _done_s(self, situation: Situation, theta: Features) -> float:
         """Of the prompts in flight, what has been computed already, in seconds."""
