@@ -89,7 +89,7 @@ class Pace:
         typical = (1.0, 1.0, 8.0, TOKENS_TYPICAL, TOKENS_TYPICAL**2, TOKENS_TYPICAL, step)
         follows = (step if size.memory_gib else priors.REMOTE_TOKEN_S, sequence)
         known = snapshot
-        self._first = QuantileFit(first, typical, 2, known.first if known else None)
+        self._first = QuantileFit(first, typical, 3, known.first if known else None)
         self._next = QuantileFit(follows, (1.0, 8.0), 1, known.next if known else None)
         self._stay_s = known.stay_s if known else follows[0] * priors.ANSWER_TOKENS_MAX / 2
         self._stays = known.stays if known else 0
@@ -167,7 +167,7 @@ class Pace:
         pairs = uncached * (cached + 0.5 * uncached)
         is_busy = 1.0 if running or prefill else 0.0
         if waiting < free:
-            return (1.0, is_busy, running + waiting, uncached + prefill + queued, pairs, cached, 0.0), FREE
+            return (1.0, is_busy, running + waiting, uncached + prefill + queued, pairs, cached, 0.0), (2 if prefill else FREE)
         if free > 0:  # some of those ahead join the batch at once, and their prompts go before its own
             prefill += queued * free / waiting
             running += free
