@@ -17,7 +17,7 @@ from logos.prediction.fit import Features, FitSnapshot, QuantileFit
 from logos.prediction.priors import Size
 from logos.prediction.spans import AT_ONCE, LONGEST_S, Span, is_sensible
 
-KV_FULL = 0.95  # from here on nobody is admitted before somebody leaves
+KV_FULL = 0.9  # from here on nobody is admitted before somebody leaves
 SMOOTHING = 0.05  # share of the newest stay in the running average
 TOKENS_TYPICAL = 500.0
 COUNT_MAX = 1e9  # beyond it, a number of tokens or requests is nonsense
@@ -85,8 +85,8 @@ class Pace:
         self.size = size
         step, sequence, token = priors.pace(size)
         half = 0.0 if not size.memory_gib else 0.5
-        first = (step + sequence, half * step, (1 + half) * sequence, token, 0.0, 0.0, 1.0)
-        typical = (1.0, 1.0, 8.0, TOKENS_TYPICAL, TOKENS_TYPICAL**2, TOKENS_TYPICAL, step)
+        first = (step + sequence, half * step, (1 + half) * sequence, token, 0.0, 0.0, 1.0, 0.0)
+        typical = (1.0, 1.0, 8.0, TOKENS_TYPICAL, TOKENS_TYPICAL**2, TOKENS_TYPICAL, step, 10*step)
         follows = (step if size.memory_gib else priors.REMOTE_TOKEN_S, sequence)
         known = snapshot
         self._first = QuantileFit(first, typical, 3, known.first if known else None)
@@ -162,17 +162,18 @@ class Pace:
     def _features(self, situation: Situation) -> tuple[Features, int]:
         """What the line to the first token is over, and the regime."""
         prompt, uncached, running, slots, waiting, queued, prefill, _, kv_usage, _, _ = situation
-        free = slots - running if kv_usage < KV_FULL or not running else 0
+        free = slots - running
+        full = self._stay_s / running if kv_usage > KV_FULL and running else 0.0
         cached = prompt - uncached
         pairs = uncached * (cached + 0.5 * uncached)
         is_busy = 1.0 if running or prefill else 0.0
         if waiting < free:
-            return (1.0, is_busy, running + waiting, uncached + prefill + queued, pairs, cached, 0.0), (2 if prefill else FREE)
+            return (1.0, is_busy, running + waiting, uncached + prefill + queued, pairs, cached, 0.0, full), (2 if prefill else FREE)
         if free > 0:  # some of those ahead join the batch at once, and their prompts go before its own
             prefill += queued * free / waiting
             running += free
         leaving_s = (waiting + 1 - max(free, 0)) * self._stay_s / max(running, 1)
-        return (1.0, is_busy, running, uncached + prefill, pairs, cached, leaving_s), QUEUED
+        return (1.0, is_busy, running, uncached + prefill, pairs, cached, leaving_s, full), QUEUED
 
     def _first_token(self, situation: Situation, x: Features, regime: int) -> tuple[float, float]:
         low, high = self._first.p50[regime], self._first.p90[regime]
