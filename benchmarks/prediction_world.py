@@ -244,17 +244,18 @@ class EnginePlace(Place):
         return total
 
     def _expect_cached(self, job: Job) -> None:
-        held = job.prefix is not None and job.prefix in self.remembered
-        if not held and job.prefix is not None:
-            since = None
-            for each in self.inside.values():
-                if each.first_at is None:
-                    if each.prefix == job.prefix and since is None:
-                        since = 0
-                    elif since is not None:
-                        since += each.uncached
-            held = since is not None and since >= 1500
-        job.uncached = job.prompt - (min(self.prefixes[job.prefix], job.prompt - 1) if held else 0)
+        """Held if somebody with this prefix has had a first token, or is far enough ahead of it to have one by then."""
+        job.uncached = job.prompt
+        if job.prefix is None:
+            return
+        between = -1
+        for each in self.inside.values():
+            if each.first_at is None and between >= 0:
+                between += each.uncached
+            elif each.first_at is None and each.prefix == job.prefix:
+                between = 0
+        if job.prefix in self.remembered or between >= self.kind.pace.prefill_chunk_tokens:
+            job.uncached = job.prompt - min(self.prefixes[job.prefix], job.prompt - 1)
 
     # What happens.
 

@@ -12,7 +12,7 @@ from operator import mul
 
 from logos.prediction.spans import Calibration, CalibrationSnapshot, Span
 
-FORGETTING = 0.99  # an observation counts half after 69 more
+FORGETTING = 0.993  # an observation counts half after 69 more
 PRIOR_WEIGHT = 2.0  # how many observations the prior of each coefficient is worth
 STEP_MAX = 4.0  # one observation counts as at most this many times the predicted, or its inverse, ...
 STEP_FREE = 20  # ... after so many observations; before, the prior may be wrong by any factor

@@ -86,7 +86,7 @@ class Pace:
         step, sequence, token = priors.pace(size)
         half = 0.0 if not size.memory_gib else 0.5
         first = (step + sequence, half * step, (1 + half) * sequence, token, 0.0, 0.0, 1.0, 0.0)
-        typical = (1.0, 1.0, 8.0, TOKENS_TYPICAL, TOKENS_TYPICAL**2, TOKENS_TYPICAL, step, 10*step)
+        typical = (1.0, 1.0, 8.0, TOKENS_TYPICAL, TOKENS_TYPICAL**2, TOKENS_TYPICAL, step, 10 * step)
         follows = (step if size.memory_gib else priors.REMOTE_TOKEN_S, sequence)
         known = snapshot
         self._first = QuantileFit(first, typical, 3, known.first if known else None)
@@ -168,7 +168,9 @@ class Pace:
         pairs = uncached * (cached + 0.5 * uncached)
         is_busy = 1.0 if running or prefill else 0.0
         if waiting < free:
-            return (1.0, is_busy, running + waiting, uncached + prefill + queued, pairs, cached, 0.0, full), (2 if prefill else FREE)
+            return (1.0, is_busy, running + waiting, uncached + prefill + queued, pairs, cached, 0.0, full), (
+                2 if prefill else FREE
+            )
         if free > 0:  # some of those ahead join the batch at once, and their prompts go before its own
             prefill += queued * free / waiting
             running += free
