@@ -102,7 +102,6 @@ class Engines:
         self._capacity.reconsider()
 
     def _slept(self, engine: Engine, old: EngineState) -> None:
-        engine.has_slept = True
         if old is EngineState.FALLING_ASLEEP and engine.seconds > 0:
             self._learn(engine, Transition.SLEEP)
         self._capacity.reconsider()
@@ -161,7 +160,8 @@ class Engines:
             self._state.now,
             spec.residue_per_gpu_mib if spec is not None else 0,
             spec.host_mib if spec is not None else 0,
-            has_slept=seen.state is EngineState.ASLEEP,
+            has_slept=seen.state in {EngineState.FALLING_ASLEEP, EngineState.ASLEEP, EngineState.WAKING},
+            is_off_gpus=seen.state is EngineState.ASLEEP,
         )
         self._state.enter(engine)
         return engine

@@ -453,8 +453,7 @@ class State:
         self.nodes[engine.node_id].engines[engine.engine_id] = engine
 
     def engine_state(self, engine: Engine, state: EngineState) -> None:
-        engine.state = state
-        engine.since = self.now
+        engine.become(state, self.now)
         self.timers.cancel(engine.timer)
         engine.timer = None
         self.touch(engine.endpoint_id)

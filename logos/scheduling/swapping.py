@@ -124,7 +124,9 @@ class Claims:
         for victim in claim.victims:
             victim.claimed_by = None
             self._transitions.reopen(victim)
-        self._state.touch(claim.endpoint_id)
+        for endpoint in self._state.endpoints.values():
+            if endpoint.is_pooled and endpoint.queue and not endpoint.live:
+                self._state.touch(endpoint.endpoint.id)  # its victims are anybody's again
 
     def concerning(self, endpoint: EndpointState) -> list[Claim]:
         """Its own claim, and those that its engines are victims of."""
