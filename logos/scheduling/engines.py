@@ -90,6 +90,9 @@ class Engines:
             self._slept(engine, old)
 
     def _awoke(self, engine: Engine, old: EngineState) -> None:
+        if engine.claimed_by is not None and old is EngineState.FALLING_ASLEEP:
+            self._transitions.stop(engine)  # it would not sleep, and its memory is promised
+            return
         transition = {EngineState.LOADING: Transition.LOAD, EngineState.WAKING: Transition.WAKE}.get(old)
         if transition is not None and engine.seconds > 0:
             self._state.service.transitioned(engine.endpoint_id, transition, engine.seconds)

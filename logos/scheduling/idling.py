@@ -44,6 +44,4 @@ class Idling:
         return engine.since if place is None else max(place.idle_since, engine.since)
 
     def _may_sleep(self, engine: Engine, endpoint: EndpointState) -> bool:
-        spec = endpoint.endpoint.engine
-        is_kept = spec is None or spec.pinned or spec.min_replicas >= endpoint.awake
-        return not is_kept and self._transitions.can_sleep(engine)
+        return endpoint.spare > 0 and self._transitions.can_sleep(engine)
