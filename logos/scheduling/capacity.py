@@ -106,6 +106,9 @@ class Capacity:
             return
         for claim in self._claims.concerning(endpoint):
             self._claims.advance(claim)
+        for engine in endpoint.engines.values():
+            if engine.claimed_by is None:
+                self._transitions.reopen(engine)  # its endpoint had left the catalogue, and is back
         self._rules.attend(endpoint)
 
     def reconsider(self) -> None:

@@ -221,6 +221,15 @@ class EndpointState:
         return sum(engine.state in SERVING for engine in self.engines.values())
 
     @property
+    def spare(self) -> int:
+        """Engines that serve, have not been asked to make room, and may go: those beyond the minimum."""
+        spec = self.endpoint.engine
+        if spec is None or spec.pinned:
+            return 0
+        staying = sum(each.state is EngineState.AWAKE and each.claimed_by is None for each in self.engines.values())
+        return max(staying - spec.min_replicas, 0)
+
+    @property
     def is_contested(self) -> bool:
         """Another model claims the memory of an engine that still serves."""
         return any(
@@ -458,8 +467,7 @@ class State:
         self.nodes[engine.node_id].engines[engine.engine_id] = engine
 
     def engine_state(self, engine: Engine, state: EngineState) -> None:
-        engine.state = state
-        engine.since = self.now
+        engine.become(state, self.now)
         self.timers.cancel(engine.timer)
         engine.timer = None
         self.touch(engine.endpoint_id)

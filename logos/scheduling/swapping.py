@@ -67,7 +67,7 @@ class Claims:
         """On each node of its pool, the claim whose victims come first in `order`, where there is one. Engines that
         are claimed, pinned, in transit, or wanted as a minimum are nobody's victims."""
         for node in self._state.pool(endpoint):
-            candidates = sorted(self._displaceable(node, endpoint), key=order)  # type: ignore[arg-type]  # any order
+            candidates = self._displaceable(node, endpoint, order)
             sleepers = [each for each in endpoint.engines.values() if each.node_id == node.node.id]
             sleepers = [each for each in sleepers if each.state is EngineState.ASLEEP]
             claim = None
@@ -143,7 +143,9 @@ class Claims:
         for victim in claim.victims:
             victim.claimed_by = None
             self._transitions.reopen(victim)
-        self._state.touch(claim.endpoint_id)
+        for endpoint in self._state.endpoints.values():
+            if endpoint.is_pooled and endpoint.queue and not endpoint.live:
+                self._state.touch(endpoint.endpoint.id)  # its victims are anybody's again
 
     def concerning(self, endpoint: EndpointState) -> list[Claim]:
         """Its own claim, and those that its engines are victims of."""
@@ -156,15 +158,19 @@ class Claims:
 
     # Inside.
 
-    def _displaceable(self, node: NodeState, endpoint: EndpointState) -> Iterator[Engine]:
-        for engine in node.engines.values():
-            owner = self._state.endpoints[engine.endpoint_id]
-            spec = owner.endpoint.engine
-            if engine.state is not EngineState.AWAKE or engine.claimed_by is not None or owner is endpoint:
-                continue
-            if spec is not None and (spec.pinned or spec.min_replicas >= owner.awake):
-                continue
-            yield engine
+    def _displaceable(
+        self, node: NodeState, endpoint: EndpointState, order: Callable[[Engine], object]
+    ) -> list[Engine]:
+        """Those that others can spare, in order."""
+        serving = [each for each in node.engines.values() if each.state is EngineState.AWAKE]
+        others = [each for each in serving if each.claimed_by is None and each.endpoint_id != endpoint.endpoint.id]
+        spare = {each.endpoint_id: self._state.endpoints[each.endpoint_id].spare for each in others}
+        found: list[Engine] = []
+        for engine in sorted(others, key=order):  # type: ignore[arg-type]  # any order
+            if spare[engine.endpoint_id] > 0:
+                spare[engine.endpoint_id] -= 1
+                found.append(engine)
+        return found
 
     def _to_wake(
         self, endpoint: EndpointState, node: NodeState, sleeper: Engine, candidates: Sequence[Engine]

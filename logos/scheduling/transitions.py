@@ -76,6 +76,7 @@ class Transitions:
     def sleep(self, engine: Engine) -> None:
         """Puts a drained engine to sleep; one of which nothing is heard is ended."""
         self.close(engine)
+        engine.has_slept = True
         self._state.engine_state(engine, EngineState.FALLING_ASLEEP)
         self._state.commands.append(SleepEngine(engine.engine_id))
         at = self._state.now + self._state.settings.sleep_timeout_s
@@ -111,6 +112,12 @@ class Transitions:
         place = self.place_of(engine)
         if place is not None:
             place.is_open = False
+        self.ask_back(engine)
+
+    def ask_back(self, engine: Engine) -> None:
+        """Slots of it that gateways hold are asked back; it goes on serving."""
+        place = self.place_of(engine)
+        if place is not None:
             self._leases.recall([place])
 
     def place_of(self, engine: Engine) -> PlaceState | None:
