@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "prediction": frozenset({"domain"}),
     "scheduling": frozenset({"domain", "prediction"}),
     "billing": frozenset({"domain"}),
-    "simulation": PURE,
+    "simulation": PURE | {"workload.rows", "workload.generate"},
     "embedding": frozenset({"domain"}),
     "providers": frozenset({"domain"}),
     "engines": frozenset({"domain"}),

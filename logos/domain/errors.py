@@ -17,6 +17,7 @@ Expected outcomes of scheduling (rejected, over a limit) are values, not excepti
     ├── MethodNotAllowed
     ├── Conflict
     ├── InvalidDeclaration          a config or `logos apply` document that does not fit
+    │   └── InvalidWorkload         a workload file that does not fit
     ├── LimitReached                requests, tokens or concurrency
     ├── BudgetExhausted
     ├── NoCapacity                  nothing can serve it in time
@@ -150,6 +151,12 @@ class InvalidDeclaration(LogosError):
     """The declaration does not fit; nothing was changed."""
 
     code = "invalid_declaration"
+
+
+class InvalidWorkload(InvalidDeclaration):
+    """The workload file does not fit; nothing was sent."""
+
+    code = "invalid_workload"
 
 
 class LimitReached(LogosError):

@@ -44,6 +44,7 @@ SHOWN: dict[type[LogosError], Shown] = {
     tree.MethodNotAllowed: Shown(405, "invalid_request_error"),
     tree.Conflict: Shown(409, "invalid_request_error"),
     tree.InvalidDeclaration: Shown(422, "invalid_request_error"),
+    tree.InvalidWorkload: Shown(422, "invalid_request_error"),
     tree.LimitReached: Shown(429, "rate_limit_error"),
     tree.BudgetExhausted: Shown(402, "insufficient_quota"),
     tree.NoCapacity: Shown(503, "server_error"),
