@@ -410,9 +410,10 @@ def _print_json(found: object) -> None:
 
 def _add_commands() -> None:
     """Those that have a module of their own."""
-    from logos.commands import replay, workload
+    from logos.commands import replay, simulate, workload
 
     cli.add_command(replay.replay)
+    cli.add_command(simulate.simulate)
     cli.add_command(workload.workload)
 
 

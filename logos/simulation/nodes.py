@@ -83,7 +83,7 @@ class SimNode:
         self._world = world
         self._agenda = agenda
         self._listener = listener
-        self._tell = tell
+        self.tell = tell
         self._log = log
         self._under_way = 0
         self._orders: deque[Order] = deque()
@@ -130,7 +130,7 @@ class SimNode:
         engine.order += 1
         self._become(engine, EngineState.FAILED)
         lost = engine.serving.break_off()
-        self._tell(EngineChanged(self._agenda.now, engine.engine_id, EngineState.FAILED, 0.0, 0, reason))
+        self.tell(EngineChanged(self._agenda.now, engine.engine_id, EngineState.FAILED, 0.0, 0, reason))
         return lost
 
     def die(self) -> list[str]:
@@ -219,7 +219,7 @@ class SimNode:
             if after is EngineState.COLD:
                 self._remove(engine)
             memory_mib = engine.per_gpu_mib * len(engine.gpu_indices)
-            self._tell(EngineChanged(now, engine.engine_id, after, now - began_at, memory_mib, reason))
+            self.tell(EngineChanged(now, engine.engine_id, after, now - began_at, memory_mib, reason))
         self._begin_next()
 
     def _begin_next(self) -> None:
