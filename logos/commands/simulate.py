@@ -183,12 +183,10 @@ def _runs(
     from logos.simulation.systems import run_system
 
     todo = [(name, number) for name in names for number in range(len(workloads))]
-    with click.progressbar(todo, label="simulating", hidden=is_quiet or len(todo) < 2, file=_stderr()) as shown:
+    stderr = click.get_text_stream("stderr")
+    bar: Any = click.progressbar(todo, label="simulating", hidden=is_quiet or len(todo) < 2, file=stderr)
+    with bar as shown:
         return [run_system(name, world, workloads[number], seed + number, settings) for name, number in shown]
-
-
-def _stderr() -> Any:
-    return click.get_text_stream("stderr")
 
 
 def _figures(run: Run, slo_s: float | None) -> dict[str, Any]:

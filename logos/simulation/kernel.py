@@ -140,7 +140,7 @@ class Simulation:
                 perform[type(command)](command)
 
     def _arrive(self, arrival: Arrival) -> None:
-        outcome = Outcome(arrival)
+        outcome = Outcome(arrival, slo_ttft_s=self._slo_s(arrival))
         self.result.outcomes.append(outcome)
         self._open[arrival.request_id] = outcome
         candidates = self._candidates.get(arrival.models)
@@ -167,6 +167,12 @@ class Simulation:
         )
         if arrival.patience_s is not None:
             self.agenda.at(arrival.at + arrival.patience_s, self._leave, arrival.request_id)
+
+    def _slo_s(self, arrival: Arrival) -> float | None:
+        """Its own promise, or that of its mode."""
+        if arrival.slo_ttft_s is not None:
+            return arrival.slo_ttft_s
+        return self.world.catalogue.slo.of(arrival.mode).ttft_s
 
     def _ask(self, request: ev.Request) -> None:
         self._requests[request.request_id] = request
@@ -244,7 +250,8 @@ class Simulation:
         outcome.tier = command.tier
         outcome.predicted_ttft_s = command.predicted_ttft_s
         outcome.load_s = command.load_s
-        outcome.slo_ttft_s = command.slo_ttft_s
+        if command.slo_ttft_s is not None:
+            outcome.slo_ttft_s = command.slo_ttft_s
         outcome.output_tokens = self._length(outcome.arrival, place)
         if place.engine_id is None:
             self._forward(outcome)
