@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,8 +184,7 @@ def _runs(
     from logos.simulation.systems import run_system
 
     todo = [(name, number) for name in names for number in range(len(workloads))]
-    stderr = click.get_text_stream("stderr")
-    bar: Any = click.progressbar(todo, label="simulating", hidden=is_quiet or len(todo) < 2, file=stderr)
+    bar: Any = click.progressbar(todo, label="simulating", hidden=is_quiet or len(todo) < 2, file=sys.stderr)
     with bar as shown:
         return [run_system(name, world, workloads[number], seed + number, settings) for name, number in shown]
 
