@@ -14,7 +14,7 @@ class EngineState(enum.StrEnum):
     COLD = "cold"  # no process
     LOADING = "loading"
     AWAKE = "awake"
-    DRAINING = "draining"  # awake, finishes what it runs, admits nothing
+    DRAINING = "draining"  # awake, finishes what it runs, admits nothing but what costs whom it makes room for little
     FALLING_ASLEEP = "falling_asleep"
     ASLEEP = "asleep"
     WAKING = "waking"
@@ -31,9 +31,11 @@ ENGINE_TRANSITIONS: dict[EngineState, frozenset[EngineState]] = {
     EngineState.DRAINING: frozenset(
         {EngineState.AWAKE, EngineState.FALLING_ASLEEP, EngineState.STOPPING, EngineState.FAILED}
     ),
-    EngineState.FALLING_ASLEEP: frozenset({EngineState.ASLEEP, EngineState.AWAKE, EngineState.FAILED}),
+    EngineState.FALLING_ASLEEP: frozenset(
+        {EngineState.ASLEEP, EngineState.AWAKE, EngineState.STOPPING, EngineState.FAILED}
+    ),
     EngineState.ASLEEP: frozenset({EngineState.WAKING, EngineState.STOPPING, EngineState.FAILED}),
-    EngineState.WAKING: frozenset({EngineState.AWAKE, EngineState.ASLEEP, EngineState.FAILED}),
+    EngineState.WAKING: frozenset({EngineState.AWAKE, EngineState.ASLEEP, EngineState.STOPPING, EngineState.FAILED}),
     EngineState.STOPPING: frozenset({EngineState.COLD, EngineState.FAILED}),
     EngineState.FAILED: frozenset({EngineState.COLD, EngineState.STOPPING}),
 }

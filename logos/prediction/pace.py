@@ -118,10 +118,11 @@ class Pace:
     def prompt_token_s(self) -> float:
         return self._first.p50[FREE][WORK]
 
-    def tpot(self, running: int) -> Span:
-        """Seconds from token to token of one of `running` in the batch."""
+    def tpot(self, running: int, neighbours: int = 0) -> Span:
+        """Seconds from token to token of one of `running` in the batch, beside busy engines or not."""
         low, high = self._next.p50[0], self._next.p90[0]
-        return Span(low[0] + low[1] * running, high[0] + high[1] * running)
+        slow = self._slowdown if neighbours else 1.0
+        return Span(slow * (low[0] + low[1] * running), slow * (high[0] + high[1] * running))
 
     def learn_first(self, situation: Situation, ttft_s: float) -> None:
         """A first token came `ttft_s` after that situation. Ignored if it cannot be, or if the request met a delay."""

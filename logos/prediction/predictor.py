@@ -69,6 +69,10 @@ class Predictor:
         """Seconds that its engines take for one more prompt token, at the median."""
         return self._pace(endpoint_id).prompt_token_s
 
+    def tpot(self, endpoint_id: int, running: int, neighbours: int = 0) -> Span:
+        """Seconds from token to token with `running` in the batch, and requests in other engines on the same GPUs."""
+        return self._pace(endpoint_id).tpot(max(running, 1), neighbours)
+
     def stay(self, endpoint_id: int, tokens: Span, running: int) -> Span:
         """Seconds that so many more tokens take with `running` in the batch: how long until a request has drained."""
         low, high = self._pace(endpoint_id).tpot(max(running, 1))

@@ -1,23 +1,22 @@
-"""Which engines shall be there: the one place where models come to GPUs and leave them.
+"""Which engines shall be there: the one place where models come to GPUs of their own accord.
 
-An engine is loaded when requests wait for its endpoint and a node has room, more of them when more waits than they take
-at once, and `min_replicas` always. An idle engine is stopped only if its memory is wanted; nothing that runs is cut.
-What became of engines and nodes is taken in by `engines`; which request goes where is decided in `placement`.
+An engine comes when requests wait for its endpoint and a node has room, more of them when more waits than they take at
+once, and `min_replicas` always. Where there is no room the rules of swapping decide whether somebody makes it. Nothing
+that runs is cut. What became of engines is taken in by `engines`; which request goes where is decided in `placement`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from logos.domain.lifecycle import EngineState
-from logos.domain.nouns import EngineSpec, Place
 from logos.prediction.service import Transition
-from logos.scheduling.commands import LoadEngine, StopEngine, WakeEngine
-from logos.scheduling.leases import Leases
 from logos.scheduling.nodes import Engine, Fit, NodeState, does_not_fit_message, need_message
-from logos.scheduling.state import EndpointState, PlaceState, State
+from logos.scheduling.state import EndpointState, State
+from logos.scheduling.swapping import Claims, SwapRules
 from logos.scheduling.timers import Timer
+from logos.scheduling.transitions import Transitions, spec_of
 
 HOLDERS_NAMED_MAX = 5
 
@@ -31,33 +30,35 @@ class Refusal(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """What an endpoint without a live engine can hope for: room now, room after the victims have gone, room or news
-    that is already on its way (all empty), or nothing (a refusal)."""
+    """What an endpoint without a live engine can hope for: room now (an engine to wake, or a place for a new one), room
+    that must be made or is on its way (`memory_is_short`), news that is awaited (all empty), or nothing (a refusal)."""
 
+    sleeper: Engine | None = None
     fit: Fit | None = None
-    victims: tuple[Engine, ...] = ()
     refusal: Refusal | None = None
     memory_is_short: bool = False  # room has to be made first
-    neighbour_is_idle: bool = False  # and somebody is there to make it
+    neighbour_is_idle: bool = False  # and somebody is there who does nothing
+    claimable: bool = False  # and it may be asked for
 
 
 class Capacity:
-    """Loads, wakes, drains and stops engines."""
+    """Brings engines, and says what can be hoped for."""
 
-    def __init__(self, state: State, leases: Leases) -> None:
+    def __init__(self, state: State, transitions: Transitions, claims: Claims, rules: SwapRules) -> None:
         self._state = state
-        self._leases = leases
-        self._engines_made = 0
+        self._transitions = transitions
+        self._claims = claims
+        self._rules = rules
         self._grace: Timer | None = None
 
     # What could be.
 
     def outlook(self, endpoint: EndpointState) -> Outlook:
         """What a pooled endpoint without a live engine can hope for. O(nodes and engines of its pool)."""
-        spec = _spec(endpoint)
+        spec = spec_of(endpoint)
         if self._state.is_reconvening:
             return Outlook()
-        nodes = self._pool(endpoint)
+        nodes = self._state.pool(endpoint)
         if not nodes:
             return self._outlook_without_nodes()
         if not any(node.could_fit(spec) for node in nodes):
@@ -68,8 +69,11 @@ class Capacity:
                 return Outlook()
             wait_s = max(loading.retry_at - self._state.now, 1.0)
             return Outlook(refusal=Refusal("no_capacity", f"its engine could not be loaded: {loading.reason}", wait_s))
-        fit = self._best_fit(endpoint, nodes)
-        return Outlook(fit=fit) if fit is not None else self._outlook_without_room(endpoint, nodes)
+        sleeper = self._sleeper(endpoint)
+        fit = None if sleeper is not None else self._best_fit(endpoint, nodes)
+        if sleeper is not None or fit is not None:
+            return Outlook(sleeper, fit)
+        return self._outlook_without_room(endpoint, nodes)
 
     # What shall be.
 
@@ -78,77 +82,50 @@ class Capacity:
         if not endpoint.is_pooled:
             return None
         while True:
-            live = [engine for engine in endpoint.engines.values() if engine.is_live]
-            if len(live) >= self._wanted(endpoint, len(live)):
+            live = endpoint.live
+            if live >= self._wanted(endpoint, live):
                 return None
             if live or not endpoint.queue:
                 if not self._bring_if_room(endpoint):
                     return None
                 continue
+            if endpoint.is_contested or endpoint.endpoint.id in self._state.claims:
+                return None
             outlook = self.outlook(endpoint)
-            for victim in outlook.victims:
-                self.drain(victim)
-            if not self._bring(endpoint, outlook.fit):
-                return outlook.refusal
-
-    def drain(self, engine: Engine) -> None:
-        """Ends an engine as soon as nothing runs on it and no gateway may start anything there."""
-        place = self.place_of(engine)
-        if place is None or place.is_idle:
-            self.stop(engine)
-            return
-        if engine.state is not EngineState.DRAINING:
-            self._state.engine_state(engine, EngineState.DRAINING)
-        self.close(engine)
-
-    def stop(self, engine: Engine) -> None:
-        """Ends the process, and asks again if nothing is heard of it."""
-        self.close(engine)
-        self._state.engine_state(engine, EngineState.STOPPING)
-        self._state.commands.append(StopEngine(engine.engine_id))
-        at = self._state.now + self._state.settings.stop_timeout_s
-        engine.timer = self._state.timers.add(at, lambda: self.stop(engine))
+            if self._bring(endpoint, outlook):
+                continue
+            if outlook.claimable:
+                self._rules.wanted(endpoint)
+            return outlook.refusal
 
     def attend(self, endpoint: EndpointState) -> None:
-        """Stops what has drained; of a removed endpoint everything drains."""
-        leaving = {EngineState.DRAINING}
+        """What its engines do about it: claims go on, what has drained leaves, of a removed endpoint everything."""
         if endpoint.is_removed and self._state.has_catalogue:
-            leaving |= {EngineState.AWAKE, EngineState.LOADING, EngineState.ASLEEP}
-        for engine in list(endpoint.engines.values()):
-            if engine.state in leaving:
-                self.drain(engine)
-
-    def open(self, engine: Engine) -> None:
-        """The engine serves from now on."""
-        endpoint = self._state.endpoints[engine.endpoint_id]
-        place = self._state.place(Place(engine.endpoint_id, engine.engine_id))
-        place.capacity = endpoint.capacity_per_place
-        place.is_open = True
-        place.idle_since = self._state.now
-        self._state.touch(engine.endpoint_id)
-
-    def close(self, engine: Engine) -> None:
-        """The engine admits nothing more; what runs there ends by itself or is reported by its gateway."""
-        place = self.place_of(engine)
-        if place is not None:
-            place.is_open = False
-            self._leases.recall([place])
+            self._dismiss(endpoint)
+            return
+        for claim in self._claims.concerning(endpoint):
+            self._claims.advance(claim)
+        self._rules.attend(endpoint)
 
     def reconsider(self) -> None:
-        """Memory or a node has come or gone: pooled endpoints are looked at again, who waits longest first."""
-        pooled = [endpoint for endpoint in self._state.endpoints.values() if endpoint.is_pooled]
-        for endpoint in sorted(pooled, key=_waits_since):
+        """Memory or a node has come or gone: who waits is looked at again, who waits longest first."""
+        wanting = [each for each in self._state.endpoints.values() if each.is_pooled and each.wants_engines]
+        for claim in list(self._state.claims.values()):
+            self._claims.advance(claim)
+        for endpoint in sorted(wanting, key=_waits_since):
             self._state.touch(endpoint.endpoint.id)
+        self._rules.moved()
 
-    def place_of(self, engine: Engine) -> PlaceState | None:
-        endpoint = self._state.endpoints[engine.endpoint_id]
-        return endpoint.places.get(Place(engine.endpoint_id, engine.engine_id))
+    def load_s(self, endpoint: EndpointState) -> float:
+        """How long an engine of it takes to come: as measured, or the prior."""
+        measured = self._state.service.transition_s(endpoint.endpoint.id, Transition.LOAD)
+        return self._state.settings.load_prior_s if measured is None else measured
 
     # Inside: how many, and where.
 
     def _wanted(self, endpoint: EndpointState, live: int) -> int:
         """Replicas: the minimum, one for who waits, one more if more waits than the live ones take at once."""
-        spec, waiting = _spec(endpoint), len(endpoint.queue)
+        spec, waiting = spec_of(endpoint), len(endpoint.queue)
         wanted = spec.min_replicas
         if waiting > live * endpoint.capacity_per_place:
             wanted = max(wanted, min(live + 1, max(spec.max_replicas, 1)))
@@ -157,89 +134,46 @@ class Capacity:
     def _bring_if_room(self, endpoint: EndpointState) -> bool:
         if self._state.now < endpoint.loading.retry_at:
             return False
-        return self._bring(endpoint, self._best_fit(endpoint, self._pool(endpoint)))
+        sleeper = self._sleeper(endpoint)
+        fit = None if sleeper is not None else self._best_fit(endpoint, self._state.pool(endpoint))
+        return self._bring(endpoint, Outlook(sleeper, fit))
 
-    def _bring(self, endpoint: EndpointState, fit: Fit | None) -> bool:
+    def _bring(self, endpoint: EndpointState, outlook: Outlook) -> bool:
         """Wakes an engine whose GPUs have room for it again, or else loads one where it fits."""
-        return self._wake(endpoint) or (fit is not None and self._load(endpoint, fit))
-
-    def _wake(self, endpoint: EndpointState) -> bool:
-        for engine in endpoint.engines.values():
-            if engine.state is not EngineState.ASLEEP:
-                continue
-            free = self._state.nodes[engine.node_id].free_mib()
-            if all(free.get(index, 0) >= engine.memory_per_gpu_mib for index in engine.gpu_indices):
-                self._transition(engine, EngineState.WAKING)
-                self._state.commands.append(WakeEngine(engine.engine_id))
-                return True
-        return False
-
-    def _load(self, endpoint: EndpointState, fit: Fit) -> bool:
-        state, spec = self._state, _spec(endpoint)
-        engine = Engine(
-            self._new_id(fit.node_id, endpoint.model_name),
-            endpoint.endpoint.id,
-            fit.node_id,
-            fit.gpu_indices,
-            spec.memory_per_gpu_mib,
-            EngineState.COLD,
-            state.now,
-        )
-        endpoint.engines[engine.engine_id] = engine
-        state.engines[engine.engine_id] = engine
-        state.nodes[fit.node_id].engines[engine.engine_id] = engine
-        self._transition(engine, EngineState.LOADING)
-        memory_mib = spec.memory_per_gpu_mib * spec.gpus
-        state.commands.append(
-            LoadEngine(engine.engine_id, engine.endpoint_id, fit.node_id, fit.gpu_indices, memory_mib)
-        )
+        if outlook.sleeper is not None:
+            self._transitions.wake(outlook.sleeper)
+        elif outlook.fit is not None:
+            self._transitions.load(endpoint, outlook.fit)
+        else:
+            return False
         return True
 
-    def _transition(self, engine: Engine, to: EngineState) -> None:
-        """It is on its way up. The driver answers every command; this time-out is the net below it."""
-        self._state.engine_state(engine, to)
-        self.expect(engine)
+    def _sleeper(self, endpoint: EndpointState) -> Engine | None:
+        for engine in endpoint.engines.values():
+            if engine.state is EngineState.ASLEEP and self._state.nodes[engine.node_id].has_room_for(engine):
+                return engine
+        return None
 
-    def expect(self, engine: Engine) -> None:
-        """An engine that is still on its way after `load_timeout_s` is ended."""
-        at = self._state.now + self._state.settings.load_timeout_s
-        engine.timer = self._state.timers.add(at, lambda: self.give_up(engine, "it took too long"))
-
-    def give_up(self, engine: Engine, reason: str) -> None:
-        """It did not come: its endpoint tries again after a back-off that doubles, and in the end gives up."""
-        settings = self._state.settings
-        loading = self._state.endpoints[engine.endpoint_id].loading
-        loading.failures += 1
-        loading.reason = reason
-        loading.node_id = engine.node_id
-        if loading.failures < settings.load_tries_max:
-            backoff_s = settings.load_backoff_s * 2 ** (loading.failures - 1)
-        else:
-            backoff_s = settings.load_cooldown_s
-        loading.retry_at = self._state.now + backoff_s
-        self._state.timers.cancel(loading.timer)
-        endpoint_id = engine.endpoint_id
-        loading.timer = self._state.timers.add(loading.retry_at, lambda: self._state.touch(endpoint_id))
-        self.stop(engine)
-
-    def _new_id(self, node_id: str, model_name: str) -> str:
-        while True:
-            self._engines_made += 1
-            engine_id = f"{node_id}/{model_name}/{self._engines_made}"
-            if engine_id not in self._state.engines:
-                return engine_id
-
-    # Inside: room.
-
-    def _pool(self, endpoint: EndpointState) -> list[NodeState]:
-        provider_id = endpoint.endpoint.provider_id
-        return [node for node in self._state.nodes.values() if node.node.provider_id == provider_id]
-
-    def _best_fit(self, endpoint: EndpointState, nodes: list[NodeState]) -> Fit | None:
+    def _best_fit(self, endpoint: EndpointState, nodes: Sequence[NodeState]) -> Fit | None:
         """Where least memory would be left over; not where it failed last, if it can be helped."""
-        fits = [fit for node in nodes if (fit := node.fit(_spec(endpoint))) is not None]
+        spec, endpoint_id = spec_of(endpoint), endpoint.endpoint.id
+        fits = [fit for node in nodes if (fit := node.fit(spec, endpoint_id)) is not None]
         failed_at = endpoint.loading.node_id if endpoint.loading.failures else None
         return min(fits, key=lambda fit: (fit.node_id == failed_at, fit.left_mib), default=None)
+
+    def _dismiss(self, endpoint: EndpointState) -> None:
+        """The endpoint has left the catalogue: what still runs ends, then its engines do."""
+        for claim in self._claims.concerning(endpoint):
+            self._claims.withdraw(claim)
+        for engine in list(endpoint.engines.values()):
+            if engine.state in {EngineState.ASLEEP, EngineState.LOADING}:
+                self._transitions.stop(engine)
+            elif engine.state in {EngineState.AWAKE, EngineState.DRAINING}:
+                self._transitions.drain(engine)
+                if self._transitions.is_drained(engine):
+                    self._transitions.stop(engine)
+
+    # Inside: what to hope for.
 
     def _outlook_without_nodes(self) -> Outlook:
         state = self._state
@@ -250,42 +184,36 @@ class Capacity:
             self._grace = state.timers.add(grace_ends, self.reconsider)
         return Outlook()
 
-    def _outlook_without_room(self, endpoint: EndpointState, nodes: list[NodeState]) -> Outlook:
-        spec = _spec(endpoint)
-        leaving = {node.node.id: [each for each in node.engines.values() if each.is_leaving] for node in nodes}
-        if any(node.fit(spec, without=leaving[node.node.id]) is not None for node in nodes):
-            return Outlook(memory_is_short=True, neighbour_is_idle=True)
-        idle = sorted(self._idle_engines(nodes), key=self._least_recently_used)
-        plans = [node.victims(spec, [*leaving[node.node.id], *idle]) for node in nodes]
-        possible = [[engine for engine in plan if not engine.is_leaving] for plan in plans if plan is not None]
-        if possible:
-            fewest = min(possible, key=len)
-            return Outlook(victims=tuple(fewest), memory_is_short=True, neighbour_is_idle=True)
+    def _outlook_without_room(self, endpoint: EndpointState, nodes: Sequence[NodeState]) -> Outlook:
+        spec, endpoint_id = spec_of(endpoint), endpoint.endpoint.id
+        for node in nodes:
+            leaving = [each for each in node.engines.values() if each.is_leaving]
+            sleeper = next((each for each in endpoint.engines.values() if each.node_id == node.node.id), None)
+            if sleeper is not None:
+                free = node.free_mib(endpoint_id, without=[*leaving, sleeper])
+                joins = all(free.get(index, -1) >= sleeper.memory_per_gpu_mib for index in sleeper.gpu_indices)
+            else:
+                joins = node.fit(spec, endpoint_id, without=leaving) is not None
+            if joins:
+                return Outlook(memory_is_short=True, neighbour_is_idle=True)
+        options = list(self._claims.options(endpoint, _engine_id))
+        if options:
+            idle = any(self._is_idle(victim) for option in options for victim in option.victims)
+            return Outlook(memory_is_short=True, neighbour_is_idle=idle, claimable=True)
+        if any(self._claims.is_busy(node) for node in nodes):
+            return Outlook(memory_is_short=True)  # who comes now may be asked to go again
         return Outlook(refusal=self._memory_is_held(endpoint, nodes), memory_is_short=True)
 
-    def _idle_engines(self, nodes: list[NodeState]) -> Iterator[Engine]:
-        """Awake, nothing runs, nothing waits, and nobody wants it to stay."""
-        for node in nodes:
-            for engine in node.engines.values():
-                endpoint = self._state.endpoints[engine.endpoint_id]
-                spec, place = endpoint.endpoint.engine, self.place_of(engine)
-                if engine.state is not EngineState.AWAKE or endpoint.queue:
-                    continue
-                is_kept = spec is not None and (spec.pinned or spec.min_replicas > 0)
-                if not is_kept and (place is None or not place.running):
-                    yield engine
+    def _is_idle(self, engine: Engine) -> bool:
+        place = self._transitions.place_of(engine)
+        return place is None or not place.running
 
-    def _least_recently_used(self, engine: Engine) -> tuple[bool, float]:
-        """First those that no gateway holds a lease of, then by how long nothing has run."""
-        place = self.place_of(engine)
-        return (False, engine.since) if place is None else (bool(place.leases), place.idle_since)
-
-    def _memory_is_held(self, endpoint: EndpointState, nodes: list[NodeState]) -> Refusal:
+    def _memory_is_held(self, endpoint: EndpointState, nodes: Sequence[NodeState]) -> Refusal:
         """Names the models whose engines are in the way. Retry when one request of theirs is through, and a load."""
         holders: dict[int, int] = {}
         for node in nodes:
             for engine in node.engines.values():
-                place = self.place_of(engine)
+                place = self._transitions.place_of(engine)
                 running = len(place.running) if place is not None else 0
                 holders[engine.endpoint_id] = holders.get(engine.endpoint_id, 0) + running
         named = [self._holder(endpoint_id, running) for endpoint_id, running in holders.items()]
@@ -293,21 +221,15 @@ class Capacity:
         if len(named) > len(shown):
             shown.append(f"{len(named) - len(shown)} more")
         wait_s = min((self._state.service_s(holder) for holder in holders), default=0.0)
-        message = f"{need_message(_spec(endpoint))}; the memory is held by {', '.join(shown)}"
+        message = f"{need_message(spec_of(endpoint))}; the memory is held by {', '.join(shown)}"
         return Refusal("no_capacity", message, wait_s + self.load_s(endpoint))
 
     def _holder(self, endpoint_id: int, running: int) -> str:
         return f"{self._state.endpoints[endpoint_id].model_name} ({running} running)"
 
-    def load_s(self, endpoint: EndpointState) -> float:
-        """How long an engine of it takes to come: as measured, or the prior."""
-        measured = self._state.service.transition_s(endpoint.endpoint.id, Transition.LOAD)
-        return self._state.settings.load_prior_s if measured is None else measured
 
-
-def _spec(endpoint: EndpointState) -> EngineSpec:
-    assert endpoint.endpoint.engine is not None, endpoint.endpoint
-    return endpoint.endpoint.engine
+def _engine_id(engine: Engine) -> str:
+    return engine.engine_id
 
 
 def _waits_since(endpoint: EndpointState) -> float:

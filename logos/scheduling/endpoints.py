@@ -43,6 +43,7 @@ class Endpoints:
             del self._state.endpoints[endpoint.endpoint.id]
             if self._state.has_catalogue:
                 self._state.service.forget(endpoint.endpoint.id)
+                self._state.predictor.forget(endpoint.endpoint.id)
 
     def drop_idle_places(self, endpoint: EndpointState) -> None:
         """Places of engines that are gone, once nothing runs there."""
@@ -58,6 +59,7 @@ class Endpoints:
         known.endpoint = endpoint
         known.model_name = model.name if model is not None else str(endpoint.model_id)
         known.is_removed = False
+        state.predictor.introduce(endpoint.id, endpoint.engine)
         if endpoint.limits != known.rate.limits:
             known.rate.limits = endpoint.limits
             self._leases.recall(known.places.values())

@@ -13,6 +13,7 @@ from logos.scheduling.commands import StopEngine
 from logos.scheduling.events import EngineChanged, EngineReported, EngineSeen, NodeLost, NodeSeen
 from logos.scheduling.nodes import LIVE, Engine, NodeState
 from logos.scheduling.state import State
+from logos.scheduling.transitions import Transitions
 
 # States of an engine nobody knows in which its process is there and would stay.
 STRAY = LIVE | {EngineState.DRAINING, EngineState.FALLING_ASLEEP, EngineState.ASLEEP}
@@ -23,8 +24,9 @@ UNANSWERED = frozenset({EngineState.LOADING, EngineState.STOPPING})
 class Engines:
     """The engines and nodes as they report themselves."""
 
-    def __init__(self, state: State, capacity: Capacity) -> None:
+    def __init__(self, state: State, transitions: Transitions, capacity: Capacity) -> None:
         self._state = state
+        self._transitions = transitions
         self._capacity = capacity
 
     def changed(self, event: EngineChanged) -> None:
@@ -81,35 +83,47 @@ class Engines:
         if new is EngineState.AWAKE:
             self._awoke(engine, old)
             return
-        self._capacity.close(engine)
+        self._transitions.close(engine)
         if new is EngineState.FAILED:
             self._failed(engine, old, reason)
         elif new is EngineState.ASLEEP:
-            self._capacity.reconsider()
+            self._slept(engine, old)
 
     def _awoke(self, engine: Engine, old: EngineState) -> None:
         transition = {EngineState.LOADING: Transition.LOAD, EngineState.WAKING: Transition.WAKE}.get(old)
         if transition is not None and engine.seconds > 0:
             self._state.service.transitioned(engine.endpoint_id, transition, engine.seconds)
-        loading = self._state.endpoints[engine.endpoint_id].loading
-        loading.failures = 0
-        loading.retry_at = 0.0
-        self._capacity.open(engine)
+            self._learn(engine, transition)
+        endpoint = self._state.endpoints[engine.endpoint_id]
+        endpoint.loading.failures = 0
+        endpoint.loading.retry_at = 0.0
+        engine.was_awaited = bool(endpoint.queue)
+        self._transitions.open(engine)
+        self._capacity.reconsider()
+
+    def _slept(self, engine: Engine, old: EngineState) -> None:
+        engine.has_slept = True
+        if old is EngineState.FALLING_ASLEEP and engine.seconds > 0:
+            self._learn(engine, Transition.SLEEP)
+        self._capacity.reconsider()
+
+    def _learn(self, engine: Engine, transition: Transition) -> None:
+        self._state.predictor.observe_transition(engine.endpoint_id, engine.node_id, transition, engine.seconds)
 
     def _failed(self, engine: Engine, old: EngineState, reason: str) -> None:
         """Whatever is left of it is stopped, which frees its memory."""
         if old is EngineState.STOPPING:
             # Not even that worked: it goes on holding its memory, and is asked again in a while.
             at = self._state.now + self._state.settings.stop_timeout_s
-            engine.timer = self._state.timers.add(at, lambda: self._capacity.stop(engine))
+            engine.timer = self._state.timers.add(at, lambda: self._transitions.stop(engine))
         elif old in {EngineState.LOADING, EngineState.WAKING}:
-            self._capacity.give_up(engine, reason or "it failed to start")
+            self._transitions.give_up(engine, reason or "it failed to start")
         else:
-            self._capacity.stop(engine)
+            self._transitions.stop(engine)
 
     def _gone(self, engine: Engine) -> None:
         """There is no such engine any more; its place closes, and what ran there is its gateways' to report."""
-        self._capacity.close(engine)
+        self._transitions.close(engine)
         self._state.engine_state(engine, EngineState.COLD)
         del self._state.engines[engine.engine_id]
         del self._state.endpoints[engine.endpoint_id].engines[engine.engine_id]
@@ -125,9 +139,18 @@ class Engines:
             return
         if seen.state is EngineState.COLD:
             return
-        endpoint = self._state.endpoint(seen.endpoint_id)
+        engine = self._taken_over(node, seen)
+        if engine.state is EngineState.AWAKE:
+            self._transitions.open(engine)
+        elif engine.state in {EngineState.FAILED, EngineState.STOPPING}:
+            self._transitions.stop(engine)
+        elif engine.state is not EngineState.ASLEEP:
+            self._transitions.expect(engine)
+
+    def _taken_over(self, node: NodeState, seen: EngineSeen) -> Engine:
+        spec = self._state.endpoint(seen.endpoint_id).endpoint.engine
         gpus = max(len(seen.gpu_indices), 1)
-        declared_mib = endpoint.endpoint.engine.memory_per_gpu_mib if endpoint.endpoint.engine is not None else 0
+        declared_mib = spec.memory_per_gpu_mib if spec is not None else 0
         engine = Engine(
             seen.engine_id,
             seen.endpoint_id,
@@ -136,13 +159,9 @@ class Engines:
             -(-seen.memory_mib // gpus) if seen.memory_mib > 0 else declared_mib,
             seen.state if seen.state is not EngineState.DRAINING else EngineState.AWAKE,
             self._state.now,
+            spec.residue_per_gpu_mib if spec is not None else 0,
+            spec.host_mib if spec is not None else 0,
+            has_slept=seen.state is EngineState.ASLEEP,
         )
-        endpoint.engines[engine.engine_id] = engine
-        self._state.engines[engine.engine_id] = engine
-        node.engines[engine.engine_id] = engine
-        if engine.state is EngineState.AWAKE:
-            self._capacity.open(engine)
-        elif engine.state in {EngineState.FAILED, EngineState.STOPPING}:
-            self._capacity.stop(engine)
-        elif engine.state is not EngineState.ASLEEP:
-            self._capacity.expect(engine)
+        self._state.enter(engine)
+        return engine

@@ -18,7 +18,7 @@ def check(state: State) -> None:
     _check_requests(state)
     _check_owners(state)
     for node in state.nodes.values():
-        for index, free_mib in node.free_mib().items():
+        for index, free_mib in node.unheld_mib().items():
             assert free_mib >= 0, f"GPU {index} of {node.node.id} is over-committed by {-free_mib} MiB"
     assert not state.touched, state.touched
     assert not state.upset, state.upset

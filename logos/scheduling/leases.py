@@ -81,6 +81,7 @@ class Leases:
             if request_id not in over:
                 self._start(lease, request_id)
         lease.was_used = lease.was_used or bool(event.started)
+        self._state.asked(self._state.endpoint(lease.place.endpoint_id), len(event.started))
         for ended in event.ended:
             self._end(ended, event.lease_id, lease)
         if lease.lease_id in self._state.leases:

@@ -1,7 +1,8 @@
 """Nodes, the engines on them, and the memory ledger of their GPUs.
 
-An engine takes its memory from the moment it is told to load until its node has reported that it is gone: a release
-that is only promised is not credited. Whether an engine should come or go is decided in `capacity`.
+An engine takes its memory from the moment it is told to load or wake until its node has reported that it is gone or
+asleep: a release that is only promised is not credited. Asleep it keeps a residue, and host RAM for its weights, which
+it does not give back on waking. Whether an engine should come or go is decided in `capacity` and the rules of swapping.
 """
 
 from __future__ import annotations
@@ -31,12 +32,24 @@ class Engine:
     memory_per_gpu_mib: int
     state: EngineState
     since: float
+    residue_per_gpu_mib: int = 0
+    host_mib: int = 0  # taken from its first sleep on
+    has_slept: bool = False
+    was_awaited: bool = False  # requests waited when it last came
     seconds: float = 0.0
     measured_mib: int = 0
     running_inside: int = 0
     waiting_inside: int = 0
     kv_usage: float = 0.0
     timer: Timer | None = None
+    claimed_by: int | None = None  # the endpoint that it makes room for
+
+    @property
+    def held_per_gpu_mib(self) -> int:
+        """GPU memory that it takes in its present state."""
+        if self.state in HOLDS_GPU_MEMORY:
+            return self.memory_per_gpu_mib
+        return self.residue_per_gpu_mib if self.state is EngineState.ASLEEP else 0
 
     @property
     def is_live(self) -> bool:
@@ -57,31 +70,64 @@ class Fit(NamedTuple):
     left_mib: int
 
 
+class Reservation(NamedTuple):
+    """Memory that an endpoint's engine will take as soon as who holds it has gone: nobody else may."""
+
+    gpu_indices: tuple[int, ...]
+    memory_per_gpu_mib: int
+
+
 @dataclass(slots=True, eq=False)
 class NodeState:
     """One node and what is on it."""
 
     node: Node
     engines: dict[str, Engine] = field(default_factory=dict)
+    reserved: dict[int, Reservation] = field(default_factory=dict)  # by the endpoint that will come
 
-    def free_mib(self) -> dict[int, int]:
-        """Free memory by GPU index."""
-        free = {gpu.index: gpu.memory_mib for gpu in self.node.gpus}
+    def unheld_mib(self) -> dict[int, int]:
+        """Memory by GPU index that no engine holds, reserved or not."""
+        unheld = {gpu.index: gpu.memory_mib for gpu in self.node.gpus}
         for engine in self.engines.values():
-            if engine.state in HOLDS_GPU_MEMORY:
-                for index in engine.gpu_indices:
-                    if index in free:
-                        free[index] -= engine.memory_per_gpu_mib
+            _add(unheld, engine.gpu_indices, -engine.held_per_gpu_mib)
+        return unheld
+
+    def free_mib(
+        self, endpoint_id: int | None = None, *, without: Iterable[Engine] = (), asleep: Iterable[Engine] = ()
+    ) -> dict[int, int]:
+        """Free memory by GPU index, for engines of this endpoint (what is reserved for others is not), as if the
+        engines `without` were gone and the engines `asleep` slept."""
+        free = self.unheld_mib()
+        for engine in without:
+            _add(free, engine.gpu_indices, engine.held_per_gpu_mib)
+        for engine in asleep:
+            _add(free, engine.gpu_indices, engine.held_per_gpu_mib - engine.residue_per_gpu_mib)
+        for reserved_for, reservation in self.reserved.items():
+            if reserved_for != endpoint_id:
+                _add(free, reservation.gpu_indices, -reservation.memory_per_gpu_mib)
         return free
 
-    def fit(self, spec: EngineSpec, *, without: Iterable[Engine] = ()) -> Fit | None:
-        """Best fit: the GPUs with the least free memory that suffices, as if the engines `without` were gone."""
-        free = self.free_mib()
-        for engine in without:
-            if engine.state in HOLDS_GPU_MEMORY:
-                for index in engine.gpu_indices:
-                    if index in free:
-                        free[index] += engine.memory_per_gpu_mib
+    def host_free_mib(self) -> float:
+        """Host RAM that is not taken by the weights of engines that sleep or have slept; unlimited if not told."""
+        if self.node.host_memory_mib <= 0:
+            return float("inf")
+        return self.node.host_memory_mib - sum(each.host_mib for each in self.engines.values() if each.has_slept)
+
+    def has_room_for(self, engine: Engine) -> bool:
+        """Whether this sleeping engine could wake on its GPUs now."""
+        free = self.free_mib(engine.endpoint_id, without=(engine,))
+        return all(free.get(index, -1) >= engine.memory_per_gpu_mib for index in engine.gpu_indices)
+
+    def fit(
+        self,
+        spec: EngineSpec,
+        endpoint_id: int | None = None,
+        *,
+        without: Iterable[Engine] = (),
+        asleep: Iterable[Engine] = (),
+    ) -> Fit | None:
+        """Best fit: the GPUs with the least free memory that suffices, for an engine of this endpoint."""
+        free = self.free_mib(endpoint_id, without=without, asleep=asleep)
         need = spec.memory_per_gpu_mib
         enough = sorted((left, index) for index, left in free.items() if left >= need)[: spec.gpus]
         if len(enough) < spec.gpus:
@@ -89,21 +135,15 @@ class NodeState:
         left_mib = sum(left for left, _ in enough) - need * spec.gpus
         return Fit(self.node.id, tuple(sorted(index for _, index in enough)), left_mib)
 
-    def victims(self, spec: EngineSpec, idle: Sequence[Engine]) -> tuple[Engine, ...] | None:
-        """Of this node's `idle` engines, in the order given, those whose end would make room; None: not enough."""
-        taken: list[Engine] = []
-        for engine in idle:
-            if engine.node_id != self.node.id:
-                continue
-            taken.append(engine)
-            fit = self.fit(spec, without=taken)
-            if fit is not None:
-                return tuple(each for each in taken if set(each.gpu_indices) & set(fit.gpu_indices))
-        return None
-
     def could_fit(self, spec: EngineSpec) -> bool:
         """Whether it would fit on the empty node."""
         return sum(gpu.memory_mib >= spec.memory_per_gpu_mib for gpu in self.node.gpus) >= spec.gpus
+
+
+def _add(free: dict[int, int], indices: Iterable[int], mib: int) -> None:
+    for index in indices:
+        if index in free:
+            free[index] += mib
 
 
 def need_message(spec: EngineSpec) -> str:

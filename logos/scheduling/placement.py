@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from logos.domain.lifecycle import EngineState, RequestState
-from logos.domain.nouns import Tier
+from logos.domain.lifecycle import RequestState
 from logos.scheduling.capacity import Capacity, Refusal
-from logos.scheduling.commands import Dispatch, Reject
+from logos.scheduling.commands import Reject
+from logos.scheduling.dispatching import dispatch
 from logos.scheduling.events import Request
 from logos.scheduling.leases import Leases
 from logos.scheduling.nodes import count
-from logos.scheduling.policies import Choice, Policy, View
-from logos.scheduling.state import EndpointState, PlaceState, State, Ticket
+from logos.scheduling.policies import Choice, Policy, Stake, View
+from logos.scheduling.state import EndpointState, State, Ticket
+from logos.scheduling.views import Views, tier_of
 
 RETRY_AFTER_MIN_S = 1.0
 RETRY_AFTER_MAX_S = 600.0
@@ -25,9 +26,10 @@ RETRY_AFTER_MAX_S = 600.0
 class Placement:
     """Takes requests in and gives them places."""
 
-    def __init__(self, state: State, policy: Policy, capacity: Capacity, leases: Leases) -> None:
+    def __init__(self, state: State, policy: Policy, views: Views, capacity: Capacity, leases: Leases) -> None:
         self._state = state
         self._policy = policy
+        self._views = views
         self._capacity = capacity
         self._leases = leases
 
@@ -41,11 +43,13 @@ class Placement:
                 return
             state.end(known)
         ticket = Ticket(request.request_id, request.gateway_id, 0, state.now, request)
+        ticket.slo_ttft_s = self._promise_s(request)
         choice = self._choose(ticket)
         if isinstance(choice, Refusal):
             self._refuse(request, choice, 0.0)
             return
         endpoint = state.endpoint(choice.endpoint_id)
+        state.asked(endpoint)
         state.admit(ticket)
         self._enqueue(ticket, choice)
         self.attend(endpoint)
@@ -86,7 +90,7 @@ class Placement:
             endpoint = state.endpoints.get(candidate.endpoint_id)
             if endpoint is None or endpoint.is_removed:
                 continue
-            view = self._view(endpoint, candidate.weight)
+            view = self._views.of(endpoint, candidate, request)
             if isinstance(view, Refusal):
                 refusals.append(view)
                 continue
@@ -94,7 +98,7 @@ class Placement:
             if endpoint.circuit.admits(state.now):
                 healthy.append(view)
         if views:
-            return self._policy(healthy or views)
+            return self._policy(healthy or views, Stake(ticket.slo_ttft_s, state.settings))
         if refusals:
             # What may pass is told rather than what will not.
             return next((each for each in refusals if each.code == "no_capacity"), refusals[0])
@@ -102,34 +106,6 @@ class Placement:
         if request.candidates and is_early:
             return Choice(request.candidates[0].endpoint_id)
         return Refusal("no_capacity", "none of its endpoints is known to the scheduler", RETRY_AFTER_MIN_S)
-
-    def _view(self, endpoint: EndpointState, weight: float) -> View | Refusal:
-        state = self._state
-        endpoint_id = endpoint.endpoint.id
-        service_s = state.service_s(endpoint_id)
-        waiting = len(endpoint.queue)
-        if not endpoint.is_pooled:
-            place = endpoint.remote_place
-            remaining = endpoint.rate.remaining_requests(state.now)
-            running = len(place.running)
-            return View(endpoint_id, weight, Tier.REMOTE, running, waiting, place.capacity, service_s, remaining)
-        running = parallel = 0
-        for place in endpoint.places.values():
-            running += len(place.running)
-            if place.is_open:
-                parallel += place.capacity
-        if parallel:
-            tier = _awake_tier(endpoint)
-            return View(endpoint_id, weight, tier, running, waiting, parallel, service_s)
-        parallel = endpoint.capacity_per_place
-        tier = _tier(endpoint)
-        if any(engine.is_live for engine in endpoint.engines.values()):
-            return View(endpoint_id, weight, tier, running, waiting, parallel, service_s)
-        outlook = self._capacity.outlook(endpoint)
-        if outlook.refusal is not None:
-            return outlook.refusal
-        short, idle = outlook.memory_is_short, outlook.neighbour_is_idle
-        return View(endpoint_id, weight, tier, running, waiting, parallel, service_s, None, short, idle)
 
     def _choose_again(self, endpoint: EndpointState) -> None:
         """What waits there goes elsewhere if it now would; who stays keeps the place in line."""
@@ -140,12 +116,21 @@ class Placement:
             if isinstance(choice, Refusal):
                 self._end_refused(ticket, choice)
             elif choice.endpoint_id != endpoint.endpoint.id:
-                endpoint.queue.remove(ticket.request_id)
+                endpoint.drop(ticket)
                 self._enqueue(ticket, choice)
                 state.touch(choice.endpoint_id)
         if endpoint.queue and endpoint.is_removed:
             # They wait for a catalogue that names it, and not for long.
             self._recheck(endpoint, state.now + state.settings.catalogue_grace_s)
+
+    def _promise_s(self, request: Request) -> float | None:
+        """The deadline for its first token, in seconds from its arrival: its own, or that of its mode."""
+        if request.slo_ttft_s is not None:
+            return request.slo_ttft_s
+        if request.slo_total_s is not None:
+            return request.slo_total_s
+        promise = self._state.catalogue.slo.of(request.mode)
+        return promise.ttft_s if promise.ttft_s is not None else promise.total_s
 
     # Inside: waiting.
 
@@ -155,18 +140,11 @@ class Placement:
         endpoint = state.endpoint(choice.endpoint_id)
         ticket.endpoint_id = choice.endpoint_id
         ticket.predicted_ttft_s = choice.predicted_ttft_s
-        ticket.tier = _tier(endpoint)
+        ticket.tier = tier_of(endpoint)
         ticket.depth_at_enqueue = len(endpoint.queue)
         ticket.output_tokens = self._expected_output_tokens(request, choice.endpoint_id)
         state.waiting[request.request_id] = ticket
-        endpoint.queue.push(
-            request.request_id,
-            ticket,
-            rank=ticket.rank,
-            flow=request.key_id,
-            cost=ticket.fair_cost,
-            overtakes=state.settings.overtakes(request.priority, request.mode),
-        )
+        endpoint.join(ticket, overtakes=state.settings.overtakes(request.priority, request.mode))
 
     def _keep_waiting(self, ticket: Ticket, request: Request) -> None:
         """It waits, unless too many do, until its time-out."""
@@ -228,40 +206,7 @@ class Placement:
                     self._recheck(endpoint, admitted_from)
                     return
                 endpoint.rate.admit(state.now, ticket.tokens)
-            self._dispatch(ticket, endpoint, place)
-
-    def _dispatch(self, ticket: Ticket, endpoint: EndpointState, place: PlaceState) -> None:
-        state, request = self._state, ticket.request
-        assert request is not None
-        endpoint.queue.pop(ticket.request_id)
-        del state.waiting[ticket.request_id]
-        state.timers.cancel(ticket.deadline)
-        ticket.deadline = None
-        ticket.state = RequestState.DISPATCHED
-        ticket.dispatched_at = state.now
-        state.run(ticket, place)
-        endpoint.circuit.dispatched(ticket.request_id)
-        state.commands.append(
-            Dispatch(
-                ticket.request_id,
-                ticket.gateway_id,
-                place.place,
-                ticket.tier,
-                state.now - ticket.arrived_at,
-                ticket.depth_at_enqueue,
-                len(endpoint.queue),
-                request.priority,
-                ticket.predicted_ttft_s,
-                self._waited_for_load_s(ticket, place),
-            )
-        )
-
-    def _waited_for_load_s(self, ticket: Ticket, place: PlaceState) -> float | None:
-        """How long its engine took to come, if that was what it waited for."""
-        engine = self._state.engines.get(place.place.engine_id) if place.place.engine_id is not None else None
-        if engine is None or ticket.tier not in {Tier.COLD, Tier.ASLEEP} or engine.since < ticket.arrived_at:
-            return None
-        return engine.seconds
+            dispatch(state, ticket, endpoint, place)
 
     def _recheck(self, endpoint: EndpointState, at: float) -> None:
         """The endpoint is looked at again at that time, if not before."""
@@ -269,17 +214,3 @@ class Placement:
             return
         self._state.timers.cancel(endpoint.recheck)
         endpoint.recheck = self._state.timers.add(at, partial(self._state.touch, endpoint.endpoint.id))
-
-
-def _tier(endpoint: EndpointState) -> Tier:
-    """What a request meets there now."""
-    if not endpoint.is_pooled:
-        return Tier.REMOTE
-    if endpoint.is_open:
-        return _awake_tier(endpoint)
-    is_asleep = any(engine.state in {EngineState.ASLEEP, EngineState.WAKING} for engine in endpoint.engines.values())
-    return Tier.ASLEEP if is_asleep else Tier.COLD
-
-
-def _awake_tier(endpoint: EndpointState) -> Tier:
-    return Tier.QUEUED if endpoint.queue or endpoint.roomiest() is None else Tier.WARM

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from logos.domain.nouns import Tier
+from logos.domain.nouns import MICRO_CENTS_PER_UNIT, Tier
+from logos.scheduling.settings import SchedulerSettings
 
 # E[wait] of the reference, in seconds.
 WAIT_ASLEEP_S = 2.5
@@ -21,6 +22,8 @@ RECLAIM_IDLE_S = 3.0
 RECLAIM_BUSY_S = 30.0
 WAIT_HORIZON_S = 60.0
 WAIT_WEIGHT = 1.5
+
+MICRO_CENTS_PER_CENT = MICRO_CENTS_PER_UNIT / 100
 
 
 class View(NamedTuple):
@@ -36,6 +39,19 @@ class View(NamedTuple):
     remaining_requests: int | None = None  # of a remote endpoint's limit; None: not limited
     memory_is_short: bool = False  # an engine would have to come, and no node has room for it
     neighbour_is_idle: bool = False  # memory is short, but an idle or sleeping engine holds some
+    # For policies that predict; in seconds, micro-cents and shares of 1.
+    ttft_p50_s: float = 0.0
+    ttft_p90_s: float = 0.0
+    price: float = 0.0
+    quality: float = 1.0
+    displaced_s: float = 0.0  # what other models' requests would wait longer, all together
+
+
+class Stake(NamedTuple):
+    """What a policy may know of the request: the deadline for its first token, and what breaking things weighs."""
+
+    slo_ttft_s: float | None = None
+    settings: SchedulerSettings = SchedulerSettings()
 
 
 class Choice(NamedTuple):
@@ -45,15 +61,16 @@ class Choice(NamedTuple):
     predicted_ttft_s: float | None = None
 
 
-Policy = Callable[[Sequence[View]], Choice]
+Policy = Callable[[Sequence[View], Stake], Choice]
+NO_STAKE = Stake()
 
 
-def fcfs(views: Sequence[View]) -> Choice:
+def fcfs(views: Sequence[View], stake: Stake = NO_STAKE) -> Choice:
     """The first candidate."""
     return Choice(views[0].endpoint_id)
 
 
-def utilization(views: Sequence[View]) -> Choice:
+def utilization(views: Sequence[View], stake: Stake = NO_STAKE) -> Choice:
     """weight + (10 - 0.5 queue) when loaded, -20 when not, +5 remote."""
     return Choice(max(views, key=_utilization_score).endpoint_id)
 
@@ -66,7 +83,7 @@ def _utilization_score(view: View) -> float:
     return view.weight - 20.0
 
 
-def ettft(views: Sequence[View]) -> Choice:
+def ettft(views: Sequence[View], stake: Stake = NO_STAKE) -> Choice:
     """The best weight corrected by the estimated wait: weight - min(E[wait]/60 s, 1) * S * 1.5."""
     if len(views) == 1:
         return Choice(views[0].endpoint_id, expected_wait_s(views[0]))
@@ -110,4 +127,28 @@ def _reclaim_s(view: View) -> float:
     return RECLAIM_IDLE_S if view.neighbour_is_idle else RECLAIM_BUSY_S
 
 
-POLICIES: dict[str, Policy] = {"fcfs": fcfs, "utilization": utilization, "ettft": ettft}
+def slo(views: Sequence[View], stake: Stake = NO_STAKE) -> Choice:
+    """The least cost of deadline, price, quality and displaced work (scheduling.md section 3)."""
+    best = views[0]
+    if len(views) > 1:
+        weights = [view.weight for view in views]
+        scale, highest = spread(weights), max(weights)
+        best = min(views, key=lambda view: _cost(view, stake, (highest - view.weight) / scale))
+    return Choice(best.endpoint_id, best.ttft_p50_s)
+
+
+def _cost(view: View, stake: Stake, loss: float) -> float:
+    """In seconds. `loss` is what the classification thinks the model is worse than the best candidate, 0 to 1."""
+    settings = stake.settings
+    late_s = max(0.0, view.ttft_p90_s - stake.slo_ttft_s) if stake.slo_ttft_s is not None else 0.0
+    return (
+        settings.cost_late * late_s
+        + settings.cost_wait * view.ttft_p50_s
+        + settings.cost_price_s_per_cent * view.price / MICRO_CENTS_PER_CENT
+        + settings.cost_quality_s * max(1.0 - view.quality, loss)
+        + settings.cost_displaced * view.displaced_s
+    )
+
+
+POLICIES: dict[str, Policy] = {"fcfs": fcfs, "utilization": utilization, "ettft": ettft, "slo": slo}
+PREDICTING = frozenset({"slo"})  # policies that want forecasts in their views

@@ -102,8 +102,21 @@ class FairQueue(Generic[Item]):
         """The item that has waited longest."""
         return next(iter(self._waiting.values())).item if self._waiting else None
 
+    def waiting(self) -> Iterator[Item]:
+        """In order of arrival, lazily: nothing may come or go meanwhile."""
+        return (entry.item for entry in self._waiting.values())
+
+    def may_go(self, item_id: str) -> bool:
+        """Whether the bounds on overtaking let this item go next."""
+        entry = self._waiting.get(item_id)
+        if entry is None:
+            return False
+        while not self._bounds[0][2].is_waiting:
+            heapq.heappop(self._bounds)
+        return entry.number <= self._bounds[0][0]
+
     def pop(self, item_id: str) -> None:
-        """The head, `item_id`, is served: the virtual time of its rank moves on."""
+        """`item_id`, the head or one that may go, is served: the virtual time of its rank moves on."""
         entry = self._waiting[item_id]
         shares = self._shares[entry.rank]
         shares.virtual = max(shares.virtual, entry.start)

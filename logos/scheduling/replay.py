@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from logos.domain.catalogue import Catalogue
-from logos.prediction.service import ServiceSnapshot
 from logos.scheduling.commands import Command
 from logos.scheduling.events import Event
+from logos.scheduling.learned import Learned
 from logos.scheduling.scheduler import Scheduler
 from logos.scheduling.settings import SchedulerSettings
 
@@ -23,7 +23,7 @@ class JournalOpening:
     catalogue: Catalogue
     settings: SchedulerSettings
     epoch: int
-    predictor: ServiceSnapshot | None = None
+    learned: Learned | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Difference:
 
 def begin(opening: JournalOpening) -> Scheduler:
     """The core as it was when the journal was opened."""
-    return Scheduler(opening.catalogue, opening.settings, epoch=opening.epoch, predictor=opening.predictor)
+    return Scheduler(opening.catalogue, opening.settings, epoch=opening.epoch, learned=opening.learned)
 
 
 def replay(opening: JournalOpening, entries: Iterable[tuple[Event, Sequence[Command]]]) -> list[Difference]:

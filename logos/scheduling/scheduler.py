@@ -12,20 +12,37 @@ from typing import Any
 from logos.domain.catalogue import Catalogue
 from logos.domain.errors import InvalidDeclaration
 from logos.domain.lifecycle import RequestState
-from logos.prediction.service import ServiceSnapshot, ServiceTimes
+from logos.prediction.predictor import Predictor
+from logos.prediction.service import ServiceTimes
 from logos.scheduling import events
 from logos.scheduling.capacity import Capacity
 from logos.scheduling.commands import Command, WakeAt
+from logos.scheduling.delays import Delays
 from logos.scheduling.endpoints import Endpoints
 from logos.scheduling.engines import Engines
 from logos.scheduling.events import Event
+from logos.scheduling.first_come import FirstCome
 from logos.scheduling.invariants import check
+from logos.scheduling.learned import Learned
 from logos.scheduling.leases import Leases
+from logos.scheduling.marginal_swaps import MarginalSwaps
 from logos.scheduling.placement import Placement
-from logos.scheduling.policies import POLICIES
+from logos.scheduling.policies import POLICIES, PREDICTING
+from logos.scheduling.reference_swaps import ReferenceSwaps
 from logos.scheduling.settings import SchedulerSettings
+from logos.scheduling.situations import learn_answer, learn_first_token
 from logos.scheduling.state import State, Ticket
 from logos.scheduling.summary import summarize
+from logos.scheduling.swapping import Claims, SwapRules
+from logos.scheduling.transitions import Transitions
+from logos.scheduling.views import Views
+
+SWAP_RULES: dict[str, Callable[[State, Transitions, Claims], SwapRules]] = {
+    "fcfs": FirstCome,
+    "utilization": ReferenceSwaps,
+    "ettft": ReferenceSwaps,
+    "slo": MarginalSwaps,
+}
 
 
 class Scheduler:
@@ -37,19 +54,24 @@ class Scheduler:
         settings: SchedulerSettings,
         *,
         epoch: int = 1,
-        predictor: ServiceSnapshot | None = None,
+        learned: Learned | None = None,
     ) -> None:
         """Raises InvalidDeclaration if the settings name no policy. `epoch` makes lease ids unique over restarts."""
         policy = POLICIES.get(settings.policy)
         if policy is None:
             known = ", ".join(POLICIES)
             raise InvalidDeclaration(f"there is no scheduling policy {settings.policy!r}: choose one of {known}")
-        self._state = State(settings, epoch, ServiceTimes(predictor))
-        self._leases = Leases(self._state)
-        self._capacity = Capacity(self._state, self._leases)
-        self._engines = Engines(self._state, self._capacity)
-        self._endpoints = Endpoints(self._state, self._capacity, self._leases)
-        self._placement = Placement(self._state, policy, self._capacity, self._leases)
+        held = learned or Learned()
+        state = self._state = State(settings, epoch, Predictor(held.predictor), ServiceTimes(held.service))
+        self._leases = Leases(state)
+        transitions = Transitions(state, self._leases)
+        claims = Claims(state, transitions)
+        rules = SWAP_RULES[settings.policy](state, transitions, claims)
+        self._capacity = Capacity(state, transitions, claims, rules)
+        self._engines = Engines(state, transitions, self._capacity)
+        self._endpoints = Endpoints(state, self._capacity, self._leases)
+        views = Views(state, self._capacity, Delays(state, claims), predicts=settings.policy in PREDICTING)
+        self._placement = Placement(state, policy, views, self._capacity, self._leases)
         self._endpoints.apply(catalogue)
         self._reactions = self._table()
 
@@ -74,9 +96,9 @@ class Scheduler:
         """Plain values for /health and the admin page."""
         return summarize(self._state)
 
-    def predictor(self) -> ServiceSnapshot:
+    def learned(self) -> Learned:
         """What has been learned, for the opening of the next journal."""
-        return self._state.service.snapshot()
+        return Learned(self._state.service.snapshot(), self._state.predictor.snapshot())
 
     def check_invariants(self) -> None:
         """Raises AssertionError if the books do not balance. O(everything): for tests."""
@@ -145,6 +167,14 @@ class Scheduler:
         ticket = self._state.tickets.get(event.request_id)
         if ticket is not None and ticket.state is RequestState.STARTED:
             ticket.state = RequestState.STREAMING
+            ticket.first_token_at = self._state.now
+            if event.ttft_s > 0:
+                learn_first_token(self._state, ticket, event.ttft_s)
+            if ticket.place is not None and ticket.met is not None:
+                place = self._state.endpoints[ticket.endpoint_id].places[ticket.place]
+                place.backlog.left(
+                    ticket.request_id, self._state.now, self._state.predictor.prompt_token_s(ticket.endpoint_id)
+                )
 
     def _finished(self, event: events.RequestFinished) -> None:
         ticket = self._placed(event.request_id)
@@ -154,6 +184,7 @@ class Scheduler:
         if total_s <= 0 and ticket.dispatched_at is not None:
             total_s = self._state.now - ticket.dispatched_at
         self._state.service.answered(ticket.endpoint_id, total_s, event.completion_tokens)
+        learn_answer(self._state, ticket, event.completion_tokens, total_s)
         self._state.endpoints[ticket.endpoint_id].circuit.succeeded()
         self._state.end(ticket)
 

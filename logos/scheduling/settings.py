@@ -47,6 +47,23 @@ class SchedulerSettings:
     load_tries_max: int = 3
     load_backoff_s: float = 2.0  # doubled after each failed load in a row
     load_cooldown_s: float = 60.0  # after the last try
+    sleep_timeout_s: float = 120.0
+
+    # What the policy `slo` weighs, in seconds of lateness of one request.
+    cost_late: float = 1.0
+    cost_wait: float = 0.1
+    cost_price_s_per_cent: float = 2.0
+    cost_quality_s: float = 10.0
+    cost_displaced: float = 0.2
+
+    # Swapping (policy `slo`; `marginal_swaps` says what they mean).
+    swap_threshold: float = 0.7  # of the number waiting at which a two-sided cycle is best
+    swap_linger_max_s: float = 20.0
+    swap_wait_max_s: float = 55.0
+    swap_review_s: float = 0.5
+    idle_in_the_way_s: float = 3.0
+    idle_sleep_s: float = 120.0
+    protected_s: float = 15.0  # policy `ettft`: an engine that was woken for its queue stays so long
 
     # Priors, until something has been observed.
     service_prior_s: float = 3.0

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from logos.domain.catalogue import Catalogue
 from logos.domain.lifecycle import EngineState, RequestState
 from logos.domain.nouns import Endpoint, Mode, Place, Priority, Privacy, Tier
+from logos.prediction.backlog import Backlog
+from logos.prediction.pace import Situation
+from logos.prediction.predictor import Predictor
 from logos.prediction.service import ServiceTimes
 from logos.scheduling.commands import Command
+from logos.scheduling.demand import Demand, Score
 from logos.scheduling.events import Request
 from logos.scheduling.health import Circuit
 from logos.scheduling.limits import RateLimit
@@ -21,6 +26,14 @@ from logos.scheduling.nodes import Engine, NodeState
 from logos.scheduling.queue import FairQueue
 from logos.scheduling.settings import SchedulerSettings
 from logos.scheduling.timers import Timer, Timers
+
+if TYPE_CHECKING:
+    from logos.scheduling.swapping import Claim
+
+
+# What waiting counts, by priority and in batch mode.
+WEIGHT_OF = {Priority.LOW: 0.7, Priority.MID: 1.0, Priority.HIGH: 1.5}
+BATCH_WEIGHT = 0.5
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +56,11 @@ class Ticket:
     depth_at_enqueue: int = 0
     predicted_ttft_s: float | None = None
     output_tokens: int = 0  # expected
+    slo_ttft_s: float | None = None
     dispatched_at: float | None = None
+    first_token_at: float | None = None
+    met: Situation | None = None  # when it was dispatched
+    ends_at: float = 0.0  # about when it should be through, once that was asked
     deadline: Timer | None = None
 
     @property
@@ -54,6 +71,18 @@ class Ticket:
     def tokens(self) -> int:
         """What it is expected to cost its endpoint, prompt and answer."""
         return (self.request.prompt_tokens if self.request is not None else 0) + self.output_tokens
+
+    @property
+    def uncached_tokens(self) -> int:
+        """Prompt tokens that have to be computed, as far as is known."""
+        return self.request.prompt_tokens if self.request is not None else 0
+
+    @property
+    def weight(self) -> float:
+        """What its waiting counts beside that of others."""
+        assert self.request is not None
+        weight = WEIGHT_OF[self.request.priority]
+        return weight if self.request.mode is Mode.INTERACTIVE else weight * BATCH_WEIGHT
 
     @property
     def rank(self) -> int:
@@ -110,6 +139,7 @@ class PlaceState:
     running: dict[str, Ticket] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
     inherited: int = 0
+    backlog: Backlog = field(default_factory=Backlog)
 
     @property
     def held(self) -> int:
@@ -120,11 +150,20 @@ class PlaceState:
 
     @property
     def free(self) -> int:
+        """Slots that a request may take of its own accord."""
         return self.capacity - self.held if self.is_open else 0
+
+    @property
+    def room(self) -> int:
+        """Slots that nothing holds, whether or not the place is open."""
+        return self.capacity - self.held
 
     @property
     def is_idle(self) -> bool:
         return not self.running and not self.leases
+
+
+SERVING = frozenset({EngineState.AWAKE, EngineState.DRAINING})
 
 
 @dataclass(slots=True, eq=False)
@@ -151,6 +190,9 @@ class EndpointState:
     engines: dict[str, Engine] = field(default_factory=dict)
     loading: Loading = field(default_factory=Loading)
     recheck: Timer | None = None  # when its rate limit admits the next request
+    demand: Demand = field(default_factory=Demand)
+    score: Score = field(default_factory=Score)
+    pressure: float = 0.0  # what its waiting requests weigh together
     is_removed: bool = False
 
     @property
@@ -169,9 +211,59 @@ class EndpointState:
         return any(place.is_open for place in self.places.values())
 
     @property
+    def live(self) -> int:
+        """Engines that serve, or are about to."""
+        return sum(engine.is_live for engine in self.engines.values())
+
+    @property
+    def awake(self) -> int:
+        """Engines that serve, whether or not they have been asked to make room."""
+        return sum(engine.state in SERVING for engine in self.engines.values())
+
+    @property
+    def is_contested(self) -> bool:
+        """Another model claims the memory of an engine that still serves."""
+        return any(
+            engine.claimed_by is not None and engine.state is EngineState.DRAINING for engine in self.engines.values()
+        )
+
+    @property
+    def wants_engines(self) -> bool:
+        """Requests wait here, or it shall always have an engine."""
+        spec = self.endpoint.engine
+        return bool(self.queue) or (spec is not None and spec.min_replicas > 0)
+
+    @property
     def remote_place(self) -> PlaceState:
         """The one place of an endpoint that is not pooled."""
         return self.places[Place(self.endpoint.id)]
+
+    # Who waits here.
+
+    def join(self, ticket: Ticket, *, overtakes: int) -> None:
+        assert ticket.request is not None
+        self.pressure += ticket.weight
+        self.queue.push(
+            ticket.request_id,
+            ticket,
+            rank=ticket.rank,
+            flow=ticket.request.key_id,
+            cost=ticket.fair_cost,
+            overtakes=overtakes,
+        )
+
+    def serve(self, ticket: Ticket) -> None:
+        """It has a place now."""
+        self.queue.pop(ticket.request_id)
+        self._relieve(ticket)
+
+    def drop(self, ticket: Ticket) -> None:
+        """It waits elsewhere, or not any more."""
+        self.queue.remove(ticket.request_id)
+        self._relieve(ticket)
+
+    def _relieve(self, ticket: Ticket) -> None:
+        self.pressure = self.pressure - ticket.weight if self.queue else 0.0
 
     def roomiest(self) -> PlaceState | None:
         """The open place with most free slots, if any has one."""
@@ -196,9 +288,10 @@ class GatewayState:
 class State:
     """The only mutable state of the scheduler."""
 
-    def __init__(self, settings: SchedulerSettings, epoch: int, service: ServiceTimes) -> None:
+    def __init__(self, settings: SchedulerSettings, epoch: int, predictor: Predictor, service: ServiceTimes) -> None:
         self.settings = settings
         self.epoch = epoch
+        self.predictor = predictor
         self.service = service
         self.catalogue = Catalogue()
         self.now = 0.0
@@ -211,6 +304,7 @@ class State:
         self.nodes: dict[str, NodeState] = {}
         self.gateways: dict[str, GatewayState] = {}
         self.leases: dict[str, Lease] = {}
+        self.claims: dict[int, Claim] = {}  # by the endpoint that claims
         self.commands: list[Command] = []
         self.touched: dict[int, None] = {}
         self.upset: dict[int, None] = {}
@@ -262,6 +356,12 @@ class State:
             endpoint.places[place] = known
         return known
 
+    def asked(self, endpoint: EndpointState, requests: int = 1) -> None:
+        """Requests came for it, whether they ask for a place or run under a lease."""
+        endpoint.demand.arrived(self.now, requests)
+        for _ in range(requests):
+            endpoint.score.arrived(self.now)
+
     def parallel(self, endpoint: EndpointState) -> int:
         """How many requests run at once there when all is well: at its open places, or else at one engine."""
         return sum(place.capacity for place in endpoint.places.values() if place.is_open) or (
@@ -304,7 +404,7 @@ class State:
         endpoint = self.endpoints[ticket.endpoint_id]
         if ticket.state is RequestState.WAITING:
             del self.waiting[ticket.request_id]
-            endpoint.queue.remove(ticket.request_id)
+            endpoint.drop(ticket)
         else:
             endpoint.circuit.left(ticket.request_id)
             self._vacate(ticket, endpoint)
@@ -315,6 +415,8 @@ class State:
         assert ticket.place is not None
         place = endpoint.places[ticket.place]
         del place.running[ticket.request_id]
+        if ticket.met is not None:
+            place.backlog.left(ticket.request_id, self.now, self.predictor.prompt_token_s(ticket.endpoint_id))
         if not place.running:
             place.idle_since = self.now
         place.inherited = min(place.inherited, place.held) if place.inherited else 0
@@ -338,6 +440,17 @@ class State:
         self.touch(lease.place.endpoint_id)
 
     # Engines.
+
+    def pool(self, endpoint: EndpointState) -> list[NodeState]:
+        """The nodes on which its engines may run."""
+        provider_id = endpoint.endpoint.provider_id
+        return [node for node in self.nodes.values() if node.node.provider_id == provider_id]
+
+    def enter(self, engine: Engine) -> None:
+        """An engine has become known."""
+        self.engines[engine.engine_id] = engine
+        self.endpoint(engine.endpoint_id).engines[engine.engine_id] = engine
+        self.nodes[engine.node_id].engines[engine.engine_id] = engine
 
     def engine_state(self, engine: Engine, state: EngineState) -> None:
         engine.state = state

@@ -73,7 +73,7 @@ def _engine(state: State, engine: Engine) -> dict[str, Any]:
 
 
 def _node(node: NodeState) -> dict[str, Any]:
-    free = node.free_mib()
+    free = node.unheld_mib()
     return {
         "node_id": node.node.id,
         "provider_id": node.node.provider_id,

@@ -9,6 +9,7 @@ import pytest
 from logos.prediction.service import EndpointSnapshot, ServiceSnapshot
 from logos.scheduling.commands import Dispatch
 from logos.scheduling.events import RequestFinished
+from logos.scheduling.learned import Learned
 from logos.scheduling.replay import Difference, replay
 from tests.scenarios.platform import Platform
 from tests.scenarios.test_conservation import MIXED, NODES
@@ -52,4 +53,4 @@ def test_other_settings_are_found(recorded: Platform) -> None:
 def test_what_had_been_learned_is_part_of_the_opening(recorded: Platform) -> None:
     opening, entries = recorded.journals[0]
     slow = ServiceSnapshot(tuple(EndpointSnapshot(each.id, (60.0,) * 100) for each in MIXED.endpoints))
-    assert replay(replace(opening, predictor=slow), entries)
+    assert replay(replace(opening, learned=Learned(slow)), entries)

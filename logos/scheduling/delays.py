@@ -1,0 +1,78 @@
+"""What must pass before a pooled endpoint can begin with a request at all: loads, wakes, and others making room.
+
+Estimates for placing and for Retry-After, from the books and the predictor. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from logos.domain.lifecycle import EngineState
+from logos.prediction.service import Transition
+from logos.prediction.spans import AT_ONCE, Span
+from logos.scheduling.capacity import Outlook
+from logos.scheduling.drains import Drains
+from logos.scheduling.nodes import Engine
+from logos.scheduling.state import EndpointState, State
+from logos.scheduling.swapping import Claim, Claims
+
+ON_THE_WAY = {EngineState.LOADING: Transition.LOAD, EngineState.WAKING: Transition.WAKE}
+UNKNOWN_UPPER = 2.0  # the 0.9 quantile of what depends on others, as a multiple of the median
+
+
+class Delays:
+    """Until an endpoint serves."""
+
+    def __init__(self, state: State, claims: Claims) -> None:
+        self._state = state
+        self._claims = claims
+        self._drains = Drains(state)
+
+    def until_served(self, endpoint: EndpointState, outlook: Outlook | None) -> Span:
+        """Seconds. `outlook` is that of an endpoint without a live engine; None for one that has one."""
+        if endpoint.is_open:
+            return AT_ONCE
+        coming = [self._rest(engine) for engine in endpoint.engines.values() if engine.state in ON_THE_WAY]
+        if coming:
+            return min(coming)
+        if outlook is not None and outlook.sleeper is not None:
+            return self._transition(outlook.sleeper, Transition.WAKE)
+        if outlook is not None and outlook.fit is not None:
+            return self._state.predictor.transition(endpoint.endpoint.id, outlook.fit.node_id, Transition.LOAD)
+        claim = self._state.claims.get(endpoint.endpoint.id)
+        if claim is None and outlook is not None and outlook.claimable:
+            claim = next(self._claims.options(endpoint, _engine_id), None)
+        return self._over(claim) if claim is not None else self._turn(endpoint)
+
+    # Inside.
+
+    def _rest(self, engine: Engine) -> Span:
+        return self._transition(engine, ON_THE_WAY[engine.state]).less(self._state.now - engine.since)
+
+    def _over(self, claim: Claim) -> Span:
+        """The victims drain together, fall asleep one after the other, and the engine comes."""
+        total = Span(0.0, 0.0)
+        for victim in claim.victims:
+            if victim.state not in {EngineState.ASLEEP, EngineState.COLD}:
+                total = total.then(self._transition(victim, Transition.SLEEP))
+        kind = Transition.LOAD if claim.sleeper is None else Transition.WAKE
+        total = total.then(self._state.predictor.transition(claim.endpoint_id, claim.node.node.id, kind))
+        drain_s = max((self._drains.drain_s(each) for each in claim.victims), default=0.0)
+        return total.then(Span(drain_s, drain_s * UNKNOWN_UPPER))
+
+    def _turn(self, endpoint: EndpointState) -> Span:
+        """Its engine makes room for another, or memory comes free for it some time: once there and back."""
+        engine = next(iter(endpoint.engines.values()), None)
+        if engine is None:
+            wait_s = self._state.settings.load_prior_s
+        else:
+            tokens = self._state.predictor.answers.span(endpoint.endpoint.model_id, -1)
+            stay_s = self._state.predictor.stay(endpoint.endpoint.id, tokens, 1).p50
+            ways_s = self._transition(engine, Transition.SLEEP).p50 + self._transition(engine, Transition.WAKE).p50
+            wait_s = 2.0 * ways_s + stay_s
+        return Span(wait_s, wait_s * UNKNOWN_UPPER)
+
+    def _transition(self, engine: Engine, kind: Transition) -> Span:
+        return self._state.predictor.transition(engine.endpoint_id, engine.node_id, kind)
+
+
+def _engine_id(engine: Engine) -> str:
+    return engine.engine_id

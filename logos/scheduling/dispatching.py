@@ -1,0 +1,52 @@
+"""Sending a waiting request to a place: the books, and the command.
+
+Which request and which place is decided by whoever calls: `placement` in the queue's order, the rules of swapping for
+engines that are about to make room.
+"""
+
+from __future__ import annotations
+
+from logos.domain.lifecycle import RequestState
+from logos.domain.nouns import Tier
+from logos.scheduling.commands import Dispatch
+from logos.scheduling.situations import situation
+from logos.scheduling.state import EndpointState, PlaceState, State, Ticket
+
+
+def dispatch(state: State, ticket: Ticket, endpoint: EndpointState, place: PlaceState) -> None:
+    """The request leaves the queue of its endpoint and runs at the place, which must have room."""
+    request = ticket.request
+    assert request is not None
+    ticket.met = situation(state, endpoint, place, request.prompt_tokens, ticket.uncached_tokens)
+    endpoint.serve(ticket)
+    del state.waiting[ticket.request_id]
+    state.timers.cancel(ticket.deadline)
+    ticket.deadline = None
+    ticket.state = RequestState.DISPATCHED
+    ticket.dispatched_at = state.now
+    state.run(ticket, place)
+    place.backlog.dispatched(ticket.request_id, ticket.uncached_tokens, state.now)
+    endpoint.circuit.dispatched(ticket.request_id)
+    state.commands.append(
+        Dispatch(
+            ticket.request_id,
+            ticket.gateway_id,
+            place.place,
+            ticket.tier,
+            state.now - ticket.arrived_at,
+            ticket.depth_at_enqueue,
+            len(endpoint.queue),
+            request.priority,
+            ticket.predicted_ttft_s,
+            _waited_for_load_s(state, ticket, place),
+            ticket.slo_ttft_s,
+        )
+    )
+
+
+def _waited_for_load_s(state: State, ticket: Ticket, place: PlaceState) -> float | None:
+    """How long its engine took to come, if that was what it waited for."""
+    engine = state.engines.get(place.place.engine_id) if place.place.engine_id is not None else None
+    if engine is None or ticket.tier not in {Tier.COLD, Tier.ASLEEP} or engine.since < ticket.arrived_at:
+        return None
+    return engine.seconds

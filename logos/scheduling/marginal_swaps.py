@@ -1,0 +1,287 @@
+"""The rules of swapping of the policy `slo`: every decision weighs who waits longer against who waits less.
+
+While requests wait for a model whose memory is taken, its victims are contested: they go on with what they run, and of
+their own waiting requests they admit those that cost the claimants less than they save. Let
+
+    D  until the victims have drained           S  their sleep and the claimant's wake or load
+    T  what the claimants will take             B  the way back: the claimants' sleep and the victims' wake
+    N  what waits for the claimants, weighted   L = D + S + T + B, what a request waits that is not admitted now
+
+Of the waiting requests of the victims, shortest first, the k are admitted that maximize
+
+    k * L - N * max(0, stay of the longest of them - D)
+
+so whatever ends before the drain does is free, and the last of a batch is not waited for by many. When the victims run
+dry and none is worth admitting they leave, unless so little waits that a swap would cost more than it saves: with
+arrival rates a and b on the two sides of a cycle whose fixed part is O, the mean number waiting is least when a side is
+left once O * sqrt(a * b) wait for the other (a polling system with two queues, arrivals served as they come). Last, a
+model that idles sleeps as soon as its neighbours are more likely to be asked for: waking is cheap where falling asleep
+is dear.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from logos.domain.lifecycle import EngineState
+from logos.prediction.service import Transition
+from logos.scheduling.dispatching import dispatch
+from logos.scheduling.drains import Drains
+from logos.scheduling.idling import Idling
+from logos.scheduling.nodes import Engine
+from logos.scheduling.state import EndpointState, State, Ticket
+from logos.scheduling.swapping import IN_TRANSIT, Claim, Claims
+from logos.scheduling.transitions import Transitions
+
+LOOK_AT_MAX = 64  # waiting requests of a victim that are weighed at once
+SAMPLE = 16  # of the claimants' waiting requests, by which T is judged
+TAKES_UNKNOWN_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stakes:
+    """What hangs on a claim at one moment, in seconds and requests."""
+
+    group: tuple[EndpointState, ...]  # who would come in: the claimant first
+    serving: tuple[Engine, ...]  # victims that still serve
+    pressure: float  # N
+    drain_s: float  # D
+    away_s: float  # S
+    back_s: float  # B
+    takes_s: float  # T
+    oldest_s: float  # how long the first of the claimants' requests has waited
+
+    @property
+    def lost_s(self) -> float:
+        """L: what a request of a victim waits if it is not admitted now."""
+        return self.drain_s + self.away_s + self.takes_s + self.back_s
+
+
+class MarginalSwaps:
+    """Who makes room, when, and what is still admitted before."""
+
+    def __init__(self, state: State, transitions: Transitions, claims: Claims) -> None:
+        self._state = state
+        self._transitions = transitions
+        self._claims = claims
+        self._drains = Drains(state)
+        self._idling = Idling(state, transitions)
+
+    def wanted(self, endpoint: EndpointState) -> None:
+        options = list(self._claims.options(endpoint, self._displaced))
+        if not options:
+            return
+        claim = min(options, key=self._price)
+        self._claims.make(claim)
+        self._judge(claim)
+
+    def attend(self, endpoint: EndpointState) -> None:
+        for claim in self._claims.concerning(endpoint):
+            self._judge(claim)
+        for engine in list(endpoint.engines.values()):
+            if self._idling.is_idle(engine, endpoint):
+                self._idling.sleep_after(engine, endpoint, self._idle_s(engine, endpoint))
+
+    def moved(self) -> None:
+        for claim in list(self._state.claims.values()):
+            self._claims.advance(claim)
+            self._judge(claim)
+
+    # Judging a claim.
+
+    def _judge(self, claim: Claim) -> None:
+        """Admits what pays; then its victims leave, or are looked at again soon."""
+        if claim.is_settled or self._state.claims.get(claim.endpoint_id) is not claim:
+            return
+        stakes = self._stakes(claim)
+        while self._admit(claim, stakes):
+            stakes = self._stakes(claim)
+        if any(engine.state in IN_TRANSIT for engine in claim.node.engines.values()):
+            return  # looked at again when that has ended
+        if self._shall_leave(stakes):
+            self._claims.settle(claim)
+        else:
+            self._look_again(claim)
+
+    def _shall_leave(self, stakes: Stakes) -> bool:
+        running = [engine for engine in stakes.serving if not self._transitions.is_drained(engine)]
+        if running:
+            return self._pays_to_leave_early(stakes, running)
+        if any(self._owner(engine).queue for engine in stakes.serving):
+            return True
+        now, settings = self._state.now, self._state.settings
+        here = sum(self._owner(engine).demand.per_s(now) for engine in stakes.serving)
+        there = sum(each.demand.per_s(now) for each in stakes.group)
+        usual_s = max((self._usual_stay_s(engine) for engine in stakes.serving), default=0.0)
+        cycle_s = stakes.away_s + stakes.back_s + stakes.takes_s + usual_s
+        enough = settings.swap_threshold * cycle_s * math.sqrt(here * there)
+        waiting = stakes.pressure + there * stakes.away_s
+        return waiting >= enough or stakes.oldest_s + stakes.away_s >= settings.swap_linger_max_s
+
+    def _pays_to_leave_early(self, stakes: Stakes, running: Sequence[Engine]) -> bool:
+        """One of several victims has nothing to do: its sleep now, while the others drain, against what it may miss."""
+        now = self._state.now
+        for engine in stakes.serving:
+            owner = self._owner(engine)
+            if engine in running or owner.queue:
+                continue
+            sleep_s = self._transition_s(engine, Transition.SLEEP)
+            if stakes.pressure * sleep_s > owner.demand.per_s(now) * stakes.drain_s * stakes.lost_s:
+                return True
+        return False
+
+    def _look_again(self, claim: Claim) -> None:
+        self._state.timers.cancel(claim.timer)
+        endpoint_id = claim.endpoint_id
+        at = self._state.now + self._state.settings.swap_review_s
+        claim.timer = self._state.timers.add(at, lambda: self._state.touch(endpoint_id))
+
+    # Admitting.
+
+    def _admit(self, claim: Claim, stakes: Stakes) -> bool:
+        """Dispatches the victims' waiting requests that are worth it; whether there were any."""
+        candidates = self._candidates(stakes)
+        best, chosen = 0.0, 0
+        for number, (stay_s, _, _, _) in enumerate(candidates, start=1):
+            longer_s = max(0.0, stay_s - stakes.drain_s)
+            if longer_s > 0.0 and stakes.oldest_s + stay_s + stakes.away_s > self._wait_bound_s(stakes):
+                break
+            value = number * stakes.lost_s - stakes.pressure * longer_s
+            if value > best + 1e-9:
+                best, chosen = value, number
+        admitted = 0
+        for _, _, ticket, engine in candidates[:chosen]:
+            admitted += self._send(ticket, engine)
+        return admitted > 0
+
+    def _candidates(self, stakes: Stakes) -> list[tuple[float, float, Ticket, Engine]]:
+        found: list[tuple[float, float, Ticket, Engine]] = []
+        for engine in stakes.serving:
+            place = self._transitions.place_of(engine)
+            if place is None or place.room < 1:
+                continue
+            token_s = self._drains.token_s(engine, 1)
+            waiting = itertools.islice(self._owner(engine).queue.waiting(), LOOK_AT_MAX)
+            found += [
+                (self._drains.stay_s(ticket, engine, token_s), ticket.arrived_at, ticket, engine) for ticket in waiting
+            ]
+        found.sort(key=lambda each: each[:2])
+        return found
+
+    def _send(self, ticket: Ticket, engine: Engine) -> bool:
+        """Unless the place has filled up meanwhile, or an older request has been overtaken often enough."""
+        owner, place = self._owner(engine), self._transitions.place_of(engine)
+        if place is None or place.room < 1 or not owner.queue.may_go(ticket.request_id):
+            return False
+        dispatch(self._state, ticket, owner, place)
+        return True
+
+    def _wait_bound_s(self, stakes: Stakes) -> float:
+        """Nobody is made to wait longer than this for the sake of others, or than three ways there and back."""
+        return max(self._state.settings.swap_wait_max_s, 3.0 * (stakes.away_s + stakes.back_s))
+
+    # What is at stake.
+
+    def _stakes(self, claim: Claim) -> Stakes:
+        group = self._group(claim)
+        serving = tuple(each for each in claim.victims if each.state is EngineState.DRAINING)
+        away_s = sum(self._transition_s(each, Transition.SLEEP) for each in serving) + self._coming_s(claim)
+        back_s = sum(self._sleep_of(each, claim) for each in group)
+        back_s += max((self._transition_s(each, Transition.WAKE) for each in serving), default=0.0)
+        now = self._state.now
+        heads = [oldest.arrived_at for each in group if (oldest := each.queue.oldest()) is not None]
+        return Stakes(
+            tuple(group),
+            serving,
+            sum(each.pressure for each in group),
+            max((self._drains.drain_s(each) for each in serving), default=0.0),
+            away_s,
+            back_s,
+            self._takes_s(claim, group),
+            now - min(heads, default=now),
+        )
+
+    def _group(self, claim: Claim) -> list[EndpointState]:
+        """The claimant, and whoever waits and would find room beside it once the victims have gone."""
+        node, group = claim.node, [claim.endpoint]
+        free = node.free_mib(claim.endpoint_id, asleep=claim.victims)
+        need = claim.endpoint.endpoint.engine
+        for index in claim.gpu_indices:
+            free[index] = free.get(index, 0) - (need.memory_per_gpu_mib if need is not None else 0)
+        for engine in node.engines.values():
+            owner = self._owner(engine)
+            if engine.state is not EngineState.ASLEEP or not owner.queue or owner.live or owner in group:
+                continue
+            if all(free.get(index, -1) >= engine.memory_per_gpu_mib for index in engine.gpu_indices):
+                group.append(owner)
+                for index in engine.gpu_indices:
+                    free[index] -= engine.memory_per_gpu_mib
+        return group
+
+    def _takes_s(self, claim: Claim, group: Sequence[EndpointState]) -> float:
+        longest = 0.0
+        for endpoint in group:
+            engine = next(iter(endpoint.engines.values()), None)
+            if engine is None:
+                continue
+            token_s = self._drains.token_s(engine, 1)
+            for ticket in itertools.islice(endpoint.queue.waiting(), SAMPLE):
+                longest = max(longest, self._drains.stay_s(ticket, engine, token_s))
+        return longest or TAKES_UNKNOWN_S
+
+    def _coming_s(self, claim: Claim) -> float:
+        kind = Transition.LOAD if claim.sleeper is None else Transition.WAKE
+        return self._state.predictor.transition(claim.endpoint_id, claim.node.node.id, kind).p50
+
+    def _sleep_of(self, endpoint: EndpointState, claim: Claim) -> float:
+        return self._state.predictor.transition(endpoint.endpoint.id, claim.node.node.id, Transition.SLEEP).p50
+
+    def _transition_s(self, engine: Engine, kind: Transition) -> float:
+        return self._state.predictor.transition(engine.endpoint_id, engine.node_id, kind).p50
+
+    def _usual_stay_s(self, engine: Engine) -> float:
+        owner = self._owner(engine)
+        tokens = self._state.predictor.answers.span(owner.endpoint.model_id, -1)
+        return self._state.predictor.stay(engine.endpoint_id, tokens, 1).p50
+
+    # Choosing victims.
+
+    def _displaced(self, engine: Engine) -> tuple[int, float, str]:
+        """First those with least running and least to come."""
+        place, owner = self._transitions.place_of(engine), self._owner(engine)
+        running = len(place.running) if place is not None else 0
+        expected = running + owner.demand.per_s(self._state.now) * 10.0 / max(owner.awake, 1)
+        return (1 if running else 0, expected, engine.engine_id)
+
+    def _price(self, claim: Claim) -> tuple[float, str]:
+        """Until the claimant could serve, and what the victims would have served meanwhile."""
+        drain_s = max((self._drains.drain_s(each) for each in claim.victims), default=0.0)
+        sleep_s = sum(self._transition_s(each, Transition.SLEEP) for each in claim.victims)
+        wait_s = drain_s + sleep_s + self._coming_s(claim)
+        now = self._state.now
+        displaced = sum(self._owner(each).demand.per_s(now) / max(self._owner(each).awake, 1) for each in claim.victims)
+        return (wait_s * (1.0 + displaced), claim.node.node.id)
+
+    # Idling.
+
+    def _idle_s(self, engine: Engine, endpoint: EndpointState) -> float:
+        """How long it may idle: not long where its neighbours, who would have to wait for its sleep, are more likely
+        to be asked for than it is."""
+        settings, now = self._state.settings, self._state.now
+        sleep_s = self._transition_s(engine, Transition.SLEEP)
+        wake_s = self._transition_s(engine, Transition.WAKE)
+        node = self._state.nodes[engine.node_id]
+        kept_out = sum(
+            self._owner(each).demand.per_s(now)
+            for each in node.engines.values()
+            if each.state is EngineState.ASLEEP and not self._owner(each).live and not node.has_room_for(each)
+        )
+        own = endpoint.demand.per_s(now)
+        is_in_the_way = kept_out * sleep_s > 0.5 * own * (wake_s + sleep_s / 2.0)
+        return settings.idle_in_the_way_s if is_in_the_way else settings.idle_sleep_s
+
+    def _owner(self, engine: Engine) -> EndpointState:
+        return self._state.endpoints[engine.endpoint_id]

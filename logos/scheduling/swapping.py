@@ -1,0 +1,209 @@
+"""Claims: an endpoint whose requests wait, the engines that must make room for it, and what comes when they have.
+
+This is the mechanism and its books. When a claim is made, what its victims may still admit, and when they leave is
+decided by the rules of swapping (`first_come`, `reference_swaps`, `marginal_swaps`), one set for each policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from logos.domain.lifecycle import EngineState
+from logos.scheduling.nodes import Engine, Fit, NodeState, Reservation
+from logos.scheduling.state import EndpointState, State
+from logos.scheduling.timers import Timer
+from logos.scheduling.transitions import Transitions, spec_of
+
+GONE = frozenset({EngineState.ASLEEP, EngineState.COLD})
+IN_TRANSIT = frozenset(
+    {EngineState.LOADING, EngineState.WAKING, EngineState.FALLING_ASLEEP, EngineState.STOPPING, EngineState.FAILED}
+)
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """An endpoint's claim on the GPUs of one node. Until it is settled its victims serve what the rules let them; from
+    then on they leave one by one, and their memory is reserved for who comes."""
+
+    endpoint: EndpointState
+    node: NodeState
+    gpu_indices: tuple[int, ...]
+    sleeper: Engine | None  # which wakes; otherwise an engine is loaded
+    victims: tuple[Engine, ...]
+    since: float
+    is_settled: bool = False
+    timer: Timer | None = None
+
+    @property
+    def endpoint_id(self) -> int:
+        return self.endpoint.endpoint.id
+
+
+class SwapRules(Protocol):
+    """When models change places: one implementation for each way of deciding it."""
+
+    def wanted(self, endpoint: EndpointState) -> None:
+        """Requests wait there, no engine is coming and no node has room for one."""
+
+    def attend(self, endpoint: EndpointState) -> None:
+        """Something changed at an endpoint that has engines."""
+
+    def moved(self) -> None:
+        """A transition has ended, a node has come or gone."""
+
+
+class Claims:
+    """Makes claims, carries them out, takes them back."""
+
+    def __init__(self, state: State, transitions: Transitions) -> None:
+        self._state = state
+        self._transitions = transitions
+
+    # What could be claimed.
+
+    def options(self, endpoint: EndpointState, order: Callable[[Engine], object]) -> Iterator[Claim]:
+        """On each node of its pool, the claim whose victims come first in `order`, where there is one. Engines that
+        are claimed, pinned, in transit, or wanted as a minimum are nobody's victims."""
+        for node in self._state.pool(endpoint):
+            candidates = sorted(self._displaceable(node, endpoint), key=order)  # type: ignore[arg-type]  # any order
+            sleepers = [each for each in endpoint.engines.values() if each.node_id == node.node.id]
+            sleepers = [each for each in sleepers if each.state is EngineState.ASLEEP]
+            claim = None
+            for sleeper in sleepers:
+                claim = claim or self._to_wake(endpoint, node, sleeper, candidates)
+            claim = claim or self._to_load(endpoint, node, candidates)
+            if claim is not None:
+                yield claim
+
+    def is_busy(self, node: NodeState) -> bool:
+        """Whether models are changing places there already."""
+        return any(each.state in IN_TRANSIT or each.claimed_by is not None for each in node.engines.values())
+
+    # Carrying out.
+
+    def make(self, claim: Claim, *, settle: bool = False) -> None:
+        """From now on its victims admit nothing of their own accord."""
+        self._state.claims[claim.endpoint_id] = claim
+        for victim in claim.victims:
+            victim.claimed_by = claim.endpoint_id
+            self._transitions.drain(victim)
+        if settle:
+            self.settle(claim)
+
+    def settle(self, claim: Claim) -> None:
+        """Its victims leave as soon as they have drained, and who comes is certain of the memory."""
+        claim.is_settled = True
+        self._state.timers.cancel(claim.timer)
+        claim.node.reserved[claim.endpoint_id] = Reservation(
+            claim.gpu_indices, spec_of(claim.endpoint).memory_per_gpu_mib
+        )
+        self._make_host_room(claim)
+        self.advance(claim)
+
+    def advance(self, claim: Claim) -> None:
+        """Does what can be done for a claim now: drained victims leave, and once all have left the engine comes."""
+        if not claim.endpoint.queue or claim.endpoint.is_removed or not self._is_possible(claim):
+            self.withdraw(claim)
+            return
+        if not claim.is_settled:
+            return
+        for victim in claim.victims:
+            if victim.state is EngineState.DRAINING and self._transitions.is_drained(victim):
+                self._transitions.leave(victim)
+        if all(victim.state in GONE for victim in claim.victims):
+            self.withdraw(claim)
+            self._bring(claim)
+
+    def withdraw(self, claim: Claim) -> None:
+        """The claim is over; victims that have not left yet stay."""
+        self._state.claims.pop(claim.endpoint_id, None)
+        claim.node.reserved.pop(claim.endpoint_id, None)
+        self._state.timers.cancel(claim.timer)
+        for victim in claim.victims:
+            victim.claimed_by = None
+            self._transitions.reopen(victim)
+        self._state.touch(claim.endpoint_id)
+
+    def concerning(self, endpoint: EndpointState) -> list[Claim]:
+        """Its own claim, and those that its engines are victims of."""
+        claims = self._state.claims
+        if not claims:
+            return []
+        found = [claims[endpoint.endpoint.id]] if endpoint.endpoint.id in claims else []
+        claimants = [engine.claimed_by for engine in endpoint.engines.values() if engine.claimed_by is not None]
+        return [*found, *(claims[each] for each in claimants if each in claims)]
+
+    # Inside.
+
+    def _displaceable(self, node: NodeState, endpoint: EndpointState) -> Iterator[Engine]:
+        for engine in node.engines.values():
+            owner = self._state.endpoints[engine.endpoint_id]
+            spec = owner.endpoint.engine
+            if engine.state is not EngineState.AWAKE or engine.claimed_by is not None or owner is endpoint:
+                continue
+            if spec is not None and (spec.pinned or spec.min_replicas >= owner.awake):
+                continue
+            yield engine
+
+    def _to_wake(
+        self, endpoint: EndpointState, node: NodeState, sleeper: Engine, candidates: Sequence[Engine]
+    ) -> Claim | None:
+        gpus = set(sleeper.gpu_indices)
+        taken: list[Engine] = []
+        for engine in candidates:
+            if not gpus & set(engine.gpu_indices):
+                continue
+            taken.append(engine)
+            free = self._free_after(node, endpoint, taken, waking=sleeper)
+            if all(free.get(index, -1) >= sleeper.memory_per_gpu_mib for index in sleeper.gpu_indices):
+                return Claim(endpoint, node, sleeper.gpu_indices, sleeper, tuple(taken), self._state.now)
+        return None
+
+    def _to_load(self, endpoint: EndpointState, node: NodeState, candidates: Sequence[Engine]) -> Claim | None:
+        spec = spec_of(endpoint)
+        taken: list[Engine] = []
+        for engine in candidates:
+            taken.append(engine)
+            sleeping = [each for each in taken if self._transitions.can_sleep(each)]
+            stopped = [each for each in taken if not self._transitions.can_sleep(each)]
+            fit = node.fit(spec, endpoint.endpoint.id, without=stopped, asleep=sleeping)
+            if fit is not None:
+                needed = tuple(each for each in taken if set(each.gpu_indices) & set(fit.gpu_indices))
+                return Claim(endpoint, node, fit.gpu_indices, None, needed, self._state.now)
+        return None
+
+    def _free_after(
+        self, node: NodeState, endpoint: EndpointState, taken: Iterable[Engine], waking: Engine
+    ) -> dict[int, int]:
+        sleeping = [each for each in taken if self._transitions.can_sleep(each)]
+        stopped = [each for each in taken if not self._transitions.can_sleep(each)]
+        return node.free_mib(endpoint.endpoint.id, without=[*stopped, waking], asleep=sleeping)
+
+    def _is_possible(self, claim: Claim) -> bool:
+        """Its node is there, and so is the engine that shall wake."""
+        is_there = claim.node.node.id in self._state.nodes
+        return is_there and (claim.sleeper is None or claim.sleeper.state is EngineState.ASLEEP)
+
+    def _make_host_room(self, claim: Claim) -> None:
+        """Host RAM for the weights of those that will sleep: who slept longest goes to disk."""
+        wanted = sum(each.host_mib for each in claim.victims if not each.has_slept)
+        short = wanted - claim.node.host_free_mib()
+        asleep = [each for each in claim.node.engines.values() if each.state is EngineState.ASLEEP]
+        for engine in sorted(asleep, key=lambda each: each.since):
+            if short <= 0:
+                return
+            if engine is not claim.sleeper:
+                short -= engine.host_mib
+                self._transitions.stop(engine)
+
+    def _bring(self, claim: Claim) -> None:
+        if claim.sleeper is not None:
+            if claim.node.has_room_for(claim.sleeper):
+                self._transitions.wake(claim.sleeper)
+            return
+        spec = spec_of(claim.endpoint)
+        fit = claim.node.fit(spec, claim.endpoint_id)
+        if fit is not None:
+            self._transitions.load(claim.endpoint, Fit(fit.node_id, fit.gpu_indices, fit.left_mib))

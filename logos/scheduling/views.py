@@ -1,0 +1,131 @@
+"""What a policy gets to see of a candidate at the moment of the choice, taken from the books.
+
+Read-only: forecasts come from the prediction room, the choice is the policy's.
+"""
+
+from __future__ import annotations
+
+from logos.domain.lifecycle import EngineState
+from logos.domain.nouns import Place, Tier
+from logos.prediction.spans import AT_ONCE, Span
+from logos.scheduling.capacity import Capacity, Outlook, Refusal
+from logos.scheduling.delays import Delays
+from logos.scheduling.events import Candidate, Request
+from logos.scheduling.policies import View
+from logos.scheduling.situations import situation
+from logos.scheduling.state import EndpointState, PlaceState, State
+
+MILLION = 1_000_000
+
+
+class Views:
+    """Views of endpoints, with forecasts if `predicts`."""
+
+    def __init__(self, state: State, capacity: Capacity, delays: Delays, *, predicts: bool) -> None:
+        self._state = state
+        self._capacity = capacity
+        self._delays = delays
+        self._predicts = predicts
+
+    def of(self, endpoint: EndpointState, candidate: Candidate, request: Request) -> View | Refusal:
+        """What this request would meet there, or why nothing would come of it."""
+        outlook: Outlook | None = None
+        if not endpoint.is_pooled:
+            view = self._remote(endpoint, candidate.weight)
+        elif endpoint.live or endpoint.is_contested or endpoint.is_open:
+            view = self._with_engine(endpoint, candidate.weight)
+        else:
+            outlook = self._capacity.outlook(endpoint)
+            if outlook.refusal is not None:
+                return outlook.refusal
+            view = self._without_engine(endpoint, candidate.weight, outlook)
+        return self._predicted(view, endpoint, candidate, request, outlook) if self._predicts else view
+
+    # Inside.
+
+    def _remote(self, endpoint: EndpointState, weight: float) -> View:
+        state, place = self._state, endpoint.remote_place
+        endpoint_id = endpoint.endpoint.id
+        remaining = endpoint.rate.remaining_requests(state.now)
+        running, waiting = len(place.running), len(endpoint.queue)
+        service_s = state.service_s(endpoint_id)
+        return View(endpoint_id, weight, Tier.REMOTE, running, waiting, place.capacity, service_s, remaining)
+
+    def _with_engine(self, endpoint: EndpointState, weight: float) -> View:
+        """Of an endpoint with a live engine, or one that is asked to make room."""
+        running = parallel = 0
+        for place in endpoint.places.values():
+            running += len(place.running)
+            if place.is_open:
+                parallel += place.capacity
+        tier = awake_tier(endpoint) if parallel else tier_of(endpoint)
+        parallel = parallel or endpoint.capacity_per_place
+        endpoint_id = endpoint.endpoint.id
+        service_s = self._state.service_s(endpoint_id)
+        return View(endpoint_id, weight, tier, running, len(endpoint.queue), parallel, service_s)
+
+    def _without_engine(self, endpoint: EndpointState, weight: float, outlook: Outlook) -> View:
+        endpoint_id, short, idle = endpoint.endpoint.id, outlook.memory_is_short, outlook.neighbour_is_idle
+        running = sum(len(place.running) for place in endpoint.places.values())
+        service_s = self._state.service_s(endpoint_id)
+        parallel, waiting = endpoint.capacity_per_place, len(endpoint.queue)
+        return View(endpoint_id, weight, tier_of(endpoint), running, waiting, parallel, service_s, None, short, idle)
+
+    def _predicted(
+        self,
+        view: View,
+        endpoint: EndpointState,
+        candidate: Candidate,
+        request: Request,
+        outlook: Outlook | None,
+    ) -> View:
+        place = endpoint.roomiest() or next(iter(endpoint.places.values()), None) or _nowhere(endpoint)
+        met = situation(
+            self._state,
+            endpoint,
+            place,
+            request.prompt_tokens,
+            request.prompt_tokens,
+            waiting=-(-view.waiting // max(sum(each.is_open for each in endpoint.places.values()), 1)),
+            delay=self._delay(endpoint, outlook),
+        )
+        [forecast] = self._state.predictor.score([(view.endpoint_id, met)])
+        output = self._state.predictor.answers.span(
+            endpoint.endpoint.model_id, request.key_id, request.output_tokens_max
+        )
+        price = (request.prompt_tokens * candidate.prompt_price + output.p50 * candidate.completion_price) / MILLION
+        return view._replace(
+            ttft_p50_s=forecast.ttft_p50_s, ttft_p90_s=forecast.ttft_p90_s, price=price, quality=candidate.quality
+        )
+
+    def _delay(self, endpoint: EndpointState, outlook: Outlook | None) -> Span:
+        """A remote endpoint's rate limit is a delay, too."""
+        if endpoint.is_pooled:
+            return self._delays.until_served(endpoint, outlook)
+        wait_s = endpoint.rate.admits_from(self._state.now, 0) - self._state.now
+        return Span(wait_s, wait_s) if wait_s > 0.0 else AT_ONCE
+
+
+def tier_of(endpoint: EndpointState) -> Tier:
+    """What a request meets there now."""
+    if not endpoint.is_pooled:
+        return Tier.REMOTE
+    if endpoint.is_open:
+        return awake_tier(endpoint)
+    if endpoint.is_contested:
+        return Tier.QUEUED
+    is_asleep = any(engine.state in ASLEEP for engine in endpoint.engines.values())
+    return Tier.ASLEEP if is_asleep else Tier.COLD
+
+
+ASLEEP = frozenset({EngineState.ASLEEP, EngineState.WAKING, EngineState.FALLING_ASLEEP, EngineState.DRAINING})
+
+
+def awake_tier(endpoint: EndpointState) -> Tier:
+    """Of an endpoint that is open."""
+    return Tier.QUEUED if endpoint.queue or endpoint.roomiest() is None else Tier.WARM
+
+
+def _nowhere(endpoint: EndpointState) -> PlaceState:
+    """An empty place like those that it will have."""
+    return PlaceState(Place(endpoint.endpoint.id), endpoint.capacity_per_place, False, 0.0)
