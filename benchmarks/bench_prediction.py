@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from benchmarks.prediction_world import EngineKind, Job, Place, RemoteKind, World
-from logos.domain.nouns import EngineSpec, Tier
+from logos.domain.nouns import EngineSpec
 from logos.prediction.pace import Situation
 from logos.prediction.predictor import Predictor
 from logos.simulation.engine import EnginePace

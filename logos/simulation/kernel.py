@@ -24,7 +24,7 @@ from logos.simulation.lengths import output_tokens
 from logos.simulation.nodes import SimEngine, SimNode
 from logos.simulation.remotes import RemoteEndpoint
 from logos.simulation.run import Outcome, Run, SimulationFault, Status
-from logos.simulation.world import World
+from logos.simulation.world import World, WorldNode
 
 GATEWAY = "gateway-1"
 ATTEMPTS_MAX = 3
@@ -90,10 +90,8 @@ class Simulation:
         self._open: dict[str, Outcome] = {}
         self._requests: dict[str, ev.Request] = {}  # as last asked for, of open requests
         self._candidates: dict[tuple[tuple[str, float], ...], tuple[ev.Candidate, ...]] = {}
-        self.nodes = {
-            each.node.id: SimNode(each, world, self.agenda, self, self._soon.append, self.result.transitions)
-            for each in world.nodes
-        }
+        self.failing_starts: dict[int, int] = {}  # by endpoint: how many of its next loads and wakings fail
+        self.nodes = {each.node.id: self._node(each) for each in world.nodes}
         self._node_of: dict[str, SimNode] = {
             engine_id: node for node in self.nodes.values() for engine_id in node.engines
         }
@@ -411,6 +409,17 @@ class Simulation:
         self._soon.append(ev.NodeLost(self.agenda.now, node_id))
         for request_id in lost:
             self._fail(request_id, f"node {node_id} is gone")
+
+    def return_node(self, node_id: str) -> None:
+        """The machine is back, with nothing on it."""
+        described = next(each for each in self.world.nodes if each.node.id == node_id)
+        self.nodes[node_id] = node = self._node(replace(described, engines=()))
+        self._soon.append(node.seen())
+
+    def _node(self, described: WorldNode) -> SimNode:
+        return SimNode(
+            described, self.world, self.agenda, self, self.tell, self.result.transitions, self.failing_starts
+        )
 
     def crash_engine(self, engine: SimEngine, reason: str = "the engine's process ended by itself") -> None:
         """The process of an engine ends by itself."""
