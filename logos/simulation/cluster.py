@@ -10,11 +10,7 @@ import datetime as dt
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
-
-from logos.declarations import Count, Declared, LimitsDeclared, Name, Positive, PrivacyName
 from logos.documents import parse, parse_yaml, read_yaml
 from logos.domain.catalogue import Catalogue
 from logos.domain.errors import InvalidDeclaration
@@ -22,237 +18,31 @@ from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import (
     MICRO_CENTS_PER_UNIT,
     Endpoint,
-    EngineSpec,
     Gpu,
     Model,
     Node,
     Price,
     Privacy,
     Provider,
-    SloClass,
     SloTargets,
     Weights,
 )
-from logos.simulation.engine import EnginePace, TransitionTimes
+from logos.simulation.cluster_shapes import (
+    ClusterDeclared,
+    EngineDeclared,
+    InitialDeclared,
+    ModelDeclared,
+    NodeDeclared,
+    PriceDeclared,
+    RemoteDeclared,
+)
+from logos.simulation.engine import TransitionTimes
+from logos.simulation.traffic import Source
 from logos.simulation.world import EngineProfile, InitialEngine, RemoteProfile, World, WorldNode
 
 POOL_ID = 1
 POOL_NAME = "local"
-SHARES_MIN = 2
 WORLDS = resources.files("logos.simulation") / "worlds"
-
-Time = Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)]
-Step = Annotated[float, Field(strict=True, gt=0, le=1_000, allow_inf_nan=False)]
-Factor = Annotated[float, Field(strict=True, gt=0, le=1_000, allow_inf_nan=False)]
-Share = Annotated[float, Field(strict=True, ge=0, le=1)]
-Amount = Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)]
-
-
-class PaceDeclared(Declared):
-    """How fast an engine is: seconds of a step, and how much fits into it."""
-
-    step_base_s: Step = 0.027
-    step_per_sequence_s: Time = 0.0015
-    prefill_per_token_s: Time = 0.0009
-    max_sequences: Positive = 48
-    kv_cache_tokens: Positive = 65_536
-    prefill_chunk_tokens: Positive = 2_048
-    slowdown: Annotated[float, Field(strict=True, ge=1, le=100)] = 1.0
-
-    @property
-    def pace(self) -> EnginePace:
-        return EnginePace(
-            self.step_base_s,
-            self.step_per_sequence_s,
-            self.prefill_per_token_s,
-            self.max_sequences,
-            self.kv_cache_tokens,
-            self.prefill_chunk_tokens,
-            self.slowdown,
-        )
-
-
-class TransitionsDeclared(Declared):
-    """What the changes of state of an engine take."""
-
-    load_s: Time = 45.0
-    wake_s: Time = 1.0
-    sleep_s: Time = 3.0
-    stop_s: Time = 0.5
-
-
-class EngineDeclared(Declared):
-    """What an engine of a model needs; memory is the sum over its GPUs."""
-
-    gpus: Positive = 1
-    memory_mib: Positive
-    residue_mib: Count = 0
-    host_memory_mib: Count = 0
-    sleeps: bool = True
-    min_replicas: Count = 0
-    max_replicas: Positive = 1
-    pinned: bool = False
-    max_parallel: Positive = 48
-    pace: PaceDeclared = PaceDeclared()
-    transitions: TransitionsDeclared = TransitionsDeclared()
-
-    @model_validator(mode="after")
-    def _residue_is_a_part(self) -> Self:
-        if self.residue_mib > self.memory_mib:
-            raise ValueError("residue_mib should be at most memory_mib")
-        if self.max_replicas < self.min_replicas:
-            raise ValueError("max_replicas should be at least min_replicas")
-        return self
-
-    @property
-    def spec(self) -> EngineSpec:
-        return EngineSpec(
-            gpus=self.gpus,
-            memory_mib=self.memory_mib,
-            min_replicas=self.min_replicas,
-            max_replicas=self.max_replicas,
-            pinned=self.pinned,
-            sleeps=self.sleeps,
-            residue_mib=self.residue_mib,
-            host_memory_mib=self.host_memory_mib,
-        )
-
-
-class PriceDeclared(Declared):
-    """Per million tokens, in units of one currency for the whole file."""
-
-    prompt: Amount = 0.0
-    completion: Amount = 0.0
-
-
-class RemoteDeclared(Declared):
-    """A model at a remote provider: what is declared of it, and how it really behaves.
-
-    `limits` are declared and kept by the provider; `parallel_max` is the provider's alone.
-    """
-
-    provider: Name
-    max_parallel: Positive = 64
-    limits: LimitsDeclared = LimitsDeclared()
-    price: PriceDeclared = PriceDeclared()
-    ttft_s: Time = 0.4
-    prefill_per_token_s: Time = 0.00005
-    tpot_s: Time = 0.012
-    spread: Annotated[float, Field(strict=True, ge=0, le=3)] = 0.3
-    parallel_max: Positive | None = None
-
-    @property
-    def profile(self) -> RemoteProfile:
-        return RemoteProfile(
-            self.ttft_s,
-            self.prefill_per_token_s,
-            self.tpot_s,
-            self.spread,
-            self.parallel_max,
-            self.limits.requests_per_minute,
-            self.limits.tokens_per_minute,
-        )
-
-
-class WeightsDeclared(Declared):
-    """How a model compares with others, higher is better."""
-
-    latency: int = 0
-    accuracy: int = 0
-    cost: int = 0
-    quality: int = 0
-
-
-class ModelDeclared(Declared):
-    """A model: engines of it, or remote endpoints, or both. `output_shares` are equally spaced quantiles of answer
-    length as a share of the tokens that a request allows. `count` makes that many copies, named NAME-1, NAME-2, ..."""
-
-    name: Name
-    count: Positive = 1
-    tags: tuple[str, ...] = ()
-    weights: WeightsDeclared = WeightsDeclared()
-    context_length: Positive | None = None
-    output_shares: Annotated[tuple[Share, ...], Field(min_length=SHARES_MIN)] | None = None
-    engine: EngineDeclared | None = None
-    price: PriceDeclared = PriceDeclared()
-    remotes: tuple[RemoteDeclared, ...] = ()
-
-    @model_validator(mode="after")
-    def _is_somewhere(self) -> Self:
-        if self.engine is None and not self.remotes:
-            raise ValueError("a model needs `engine` or `remotes`, or nothing could serve it")
-        if self.output_shares is not None and sorted(self.output_shares) != list(self.output_shares):
-            raise ValueError("output_shares are quantiles: they should not fall")
-        return self
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name,) if self.count == 1 else tuple(f"{self.name}-{n}" for n in range(1, self.count + 1))
-
-
-class InitialDeclared(Declared):
-    """An engine that is on the node from the start."""
-
-    model: Name
-    gpus: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,)
-    state: Literal["asleep", "awake"] = "asleep"
-
-
-class NodeDeclared(Declared):
-    """One GPU machine, or `count` equal ones, named NAME-1, NAME-2, ..."""
-
-    name: Name
-    count: Positive = 1
-    gpus: Positive = 1
-    memory_mib_per_gpu: Positive
-    host_memory_mib: Count = 0
-    sleeps: bool = True
-    transitions_at_once: Positive | None = None
-    slowness: Factor = 1.0
-    engines: tuple[InitialDeclared, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.name,) if self.count == 1 else tuple(f"{self.name}-{n}" for n in range(1, self.count + 1))
-
-
-class RemoteProviderDeclared(Declared):
-    """A remote account."""
-
-    name: Name
-    privacy: PrivacyName = Privacy.CLOUD_NOT_IN_EU_BY_US_PROVIDER
-
-
-class ClassDeclared(Declared):
-    """What requests of one mode are promised."""
-
-    ttft_ms: Annotated[float, Field(strict=True, gt=0)] | None = None
-    total_ms: Annotated[float, Field(strict=True, gt=0)] | None = None
-
-    @property
-    def target(self) -> SloClass:
-        ttft_s = None if self.ttft_ms is None else self.ttft_ms / 1000
-        return SloClass(ttft_s, None if self.total_ms is None else self.total_ms / 1000)
-
-
-class SloDeclared(Declared):
-    """The promise for each mode."""
-
-    interactive: ClassDeclared = ClassDeclared(ttft_ms=10_000.0)
-    batch: ClassDeclared = ClassDeclared(total_ms=600_000.0)
-
-
-class ClusterDeclared(Declared):
-    """A whole cluster file."""
-
-    description: str = ""
-    nodes: tuple[NodeDeclared, ...] = ()
-    models: Annotated[tuple[ModelDeclared, ...], Field(min_length=1)]
-    providers: tuple[RemoteProviderDeclared, ...] = ()
-    slo: SloDeclared = SloDeclared()
-    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "EUR"
-    queue_timeout_s: Annotated[float, Field(strict=True, gt=0, le=1_000_000)] = 600.0
-    report_interval_s: Time = 0.0
 
 
 def read_world(name_or_path: str) -> World:
@@ -307,6 +97,21 @@ def _flaws(declared: ClusterDeclared) -> Iterator[str]:
             if problem:
                 yield f"nodes[{index}].engines[{number}].{problem}"
         yield from _overfull(index, node, engines)
+    yield from _traffic_flaws(declared, set(engines))
+
+
+def _traffic_flaws(declared: ClusterDeclared, models: set[str]) -> Iterator[str]:
+    traffic = declared.traffic
+    if traffic is None:
+        return
+    for name in (*traffic.models, *traffic.turns):
+        if name not in models:
+            yield f"traffic: there is no model {name!r}"
+            return
+    try:
+        traffic.source(tuple(models))
+    except ValueError as error:
+        yield f"traffic: {error}"
 
 
 def _repeated(kind: str, names: list[str]) -> Iterator[str]:
@@ -389,7 +194,14 @@ class _Builder:
             self._shares,
             self._declared.queue_timeout_s,
             self._declared.report_interval_s,
+            source=self._source(),
+            keys=self._declared.traffic.keys if self._declared.traffic is not None else 1,
         )
+
+    def _source(self) -> Source | None:
+        """What comes if no workload is given."""
+        traffic = self._declared.traffic
+        return None if traffic is None else traffic.source(tuple(each.name for each in self._models))
 
     def _providers(self) -> tuple[Provider, ...]:
         remote = (

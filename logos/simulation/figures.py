@@ -83,9 +83,7 @@ def attainment(outcomes: Sequence[Outcome], slo_ttft_s: float | None = None) -> 
 def _is_in_time(outcome: Outcome, slo_ttft_s: float | None) -> bool:
     if outcome.status is not Status.OK or outcome.ttft_s is None:
         return False
-    slo = slo_ttft_s
-    if slo is None:
-        slo = outcome.slo_ttft_s if outcome.slo_ttft_s is not None else outcome.arrival.slo_ttft_s
+    slo = slo_ttft_s if slo_ttft_s is not None else outcome.slo_ttft_s
     return slo is None or outcome.ttft_s <= slo
 
 

@@ -24,7 +24,7 @@ from logos.simulation.lengths import output_tokens
 from logos.simulation.nodes import SimEngine, SimNode
 from logos.simulation.remotes import RemoteEndpoint
 from logos.simulation.run import Outcome, Run, SimulationFault, Status
-from logos.simulation.world import World
+from logos.simulation.world import World, WorldNode
 
 GATEWAY = "gateway-1"
 ATTEMPTS_MAX = 3
@@ -90,10 +90,8 @@ class Simulation:
         self._open: dict[str, Outcome] = {}
         self._requests: dict[str, ev.Request] = {}  # as last asked for, of open requests
         self._candidates: dict[tuple[tuple[str, float], ...], tuple[ev.Candidate, ...]] = {}
-        self.nodes = {
-            each.node.id: SimNode(each, world, self.agenda, self, self._soon.append, self.result.transitions)
-            for each in world.nodes
-        }
+        self.failing_starts: dict[int, int] = {}  # by endpoint: how many of its next loads and wakings fail
+        self.nodes = {each.node.id: self._node(each) for each in world.nodes}
         self._node_of: dict[str, SimNode] = {
             engine_id: node for node in self.nodes.values() for engine_id in node.engines
         }
@@ -140,7 +138,7 @@ class Simulation:
                 perform[type(command)](command)
 
     def _arrive(self, arrival: Arrival) -> None:
-        outcome = Outcome(arrival)
+        outcome = Outcome(arrival, slo_ttft_s=self._slo_s(arrival))
         self.result.outcomes.append(outcome)
         self._open[arrival.request_id] = outcome
         candidates = self._candidates.get(arrival.models)
@@ -167,6 +165,12 @@ class Simulation:
         )
         if arrival.patience_s is not None:
             self.agenda.at(arrival.at + arrival.patience_s, self._leave, arrival.request_id)
+
+    def _slo_s(self, arrival: Arrival) -> float | None:
+        """Its own promise, or that of its mode."""
+        if arrival.slo_ttft_s is not None:
+            return arrival.slo_ttft_s
+        return self.world.catalogue.slo.of(arrival.mode).ttft_s
 
     def _ask(self, request: ev.Request) -> None:
         self._requests[request.request_id] = request
@@ -244,7 +248,8 @@ class Simulation:
         outcome.tier = command.tier
         outcome.predicted_ttft_s = command.predicted_ttft_s
         outcome.load_s = command.load_s
-        outcome.slo_ttft_s = command.slo_ttft_s
+        if command.slo_ttft_s is not None:
+            outcome.slo_ttft_s = command.slo_ttft_s
         outcome.output_tokens = self._length(outcome.arrival, place)
         if place.engine_id is None:
             self._forward(outcome)
@@ -404,6 +409,17 @@ class Simulation:
         self._soon.append(ev.NodeLost(self.agenda.now, node_id))
         for request_id in lost:
             self._fail(request_id, f"node {node_id} is gone")
+
+    def return_node(self, node_id: str) -> None:
+        """The machine is back, with nothing on it."""
+        described = next(each for each in self.world.nodes if each.node.id == node_id)
+        self.nodes[node_id] = node = self._node(replace(described, engines=()))
+        self._soon.append(node.seen())
+
+    def _node(self, described: WorldNode) -> SimNode:
+        return SimNode(
+            described, self.world, self.agenda, self, self.tell, self.result.transitions, self.failing_starts
+        )
 
     def crash_engine(self, engine: SimEngine, reason: str = "the engine's process ended by itself") -> None:
         """The process of an engine ends by itself."""

@@ -48,7 +48,6 @@ class SimEngine:
     state: EngineState
     serving: ServingEngine
     order: int = 0
-    loads_failed: int = 0
 
     @property
     def serves(self) -> bool:
@@ -74,17 +73,18 @@ class SimNode:
         listener: Answers,
         tell: Callable[[Event], None],
         log: list[Transition],
+        failing_starts: dict[int, int],
     ) -> None:
         self.node: Node = described.node
         self.alive = True
         self.engines: dict[str, SimEngine] = {}
-        self.load_faults: dict[int, int] = {}  # endpoint id -> loads that will fail
         self._described = described
         self._world = world
         self._agenda = agenda
         self._listener = listener
-        self._tell = tell
+        self.tell = tell
         self._log = log
+        self._failing_starts = failing_starts  # by endpoint: how many of its next loads and wakings fail
         self._under_way = 0
         self._orders: deque[Order] = deque()
         self._busy_on = {gpu.index: 0 for gpu in self.node.gpus}  # engines computing there
@@ -130,7 +130,7 @@ class SimNode:
         engine.order += 1
         self._become(engine, EngineState.FAILED)
         lost = engine.serving.break_off()
-        self._tell(EngineChanged(self._agenda.now, engine.engine_id, EngineState.FAILED, 0.0, 0, reason))
+        self.tell(EngineChanged(self._agenda.now, engine.engine_id, EngineState.FAILED, 0.0, 0, reason))
         return lost
 
     def die(self) -> list[str]:
@@ -219,7 +219,7 @@ class SimNode:
             if after is EngineState.COLD:
                 self._remove(engine)
             memory_mib = engine.per_gpu_mib * len(engine.gpu_indices)
-            self._tell(EngineChanged(now, engine.engine_id, after, now - began_at, memory_mib, reason))
+            self.tell(EngineChanged(now, engine.engine_id, after, now - began_at, memory_mib, reason))
         self._begin_next()
 
     def _begin_next(self) -> None:
@@ -252,8 +252,8 @@ class SimNode:
 
     def _obstacle(self, engine: SimEngine, before: EngineState) -> str:
         """Why it cannot be loaded or woken; empty if it can."""
-        if self.load_faults.get(engine.endpoint_id, 0) > 0:
-            self.load_faults[engine.endpoint_id] -= 1
+        if self._failing_starts.get(engine.endpoint_id, 0) > 0:
+            self._failing_starts[engine.endpoint_id] -= 1
             return "the engine's process ended while it started"
         have = {gpu.index: gpu.memory_mib for gpu in self.node.gpus}
         for index in engine.gpu_indices:

@@ -12,7 +12,6 @@ from logos.domain.lifecycle import EngineState
 from logos.simulation.plain_core import PlainCore, PlainEngine, Waiting
 
 PARALLEL = 4
-COMING = frozenset({EngineState.WAKING, EngineState.LOADING})
 
 
 class OllamaCore(PlainCore):
@@ -38,19 +37,37 @@ class OllamaCore(PlainCore):
         return None
 
     def _bring(self, head: Waiting) -> None:
-        """Wakes the head's engine, or makes room for it."""
+        """Gets the head's engine in: awake from host RAM if it is there, else loaded; makes room if there is none."""
         engines = self.engines_of(head.endpoint_id)
-        if any(each.state in COMING or each.state is EngineState.AWAKE for each in engines):
+        if any(each.state not in {EngineState.ASLEEP, EngineState.STOPPING} for each in engines):
             return
-        engine = next((each for each in engines if each.state is EngineState.ASLEEP), None)
-        if engine is None:
+        asleep = next((each for each in engines if each.state is EngineState.ASLEEP), None)
+        if asleep is not None:
+            if self.fits(asleep):
+                self.wake(asleep)
+            else:
+                self._make_room(self.neighbours(asleep))
             return
-        if self.fits(engine):
-            self.wake(engine)
+        spec = self.catalogue.endpoint[head.endpoint_id].engine
+        node = next((each for each in self.nodes.values() if spec is not None and len(each.gpus) >= spec.gpus), None)
+        if spec is None or node is None:
             return
-        in_the_way = self.neighbours(engine)
-        if any(each.state is EngineState.FALLING_ASLEEP for each in in_the_way):
+        free = self.free_mib(node.id)
+        gpus = tuple(sorted(sorted(free, key=lambda each: (-free[each], each))[: spec.gpus]))
+        if all(free[gpu] >= spec.memory_per_gpu_mib for gpu in gpus):
+            self.load(head.endpoint_id, node.id, gpus)
+        else:
+            self._make_room(self.holders(node.id, gpus))
+
+    def _make_room(self, in_the_way: list[PlainEngine]) -> None:
+        """One goes at a time, the idle one that was used longest ago."""
+        if any(each.state is not EngineState.AWAKE for each in in_the_way):
             return
-        idle = [each for each in in_the_way if each.state is EngineState.AWAKE and not each.running]
-        if idle:
-            self.sleep(min(idle, key=lambda each: each.used_at))
+        idle = [each for each in in_the_way if not each.running]
+        if not idle:
+            return
+        victim = min(idle, key=lambda each: each.used_at)
+        if self.can_sleep(victim):
+            self.sleep(victim)
+        else:
+            self.stop(victim)

@@ -59,6 +59,7 @@ class PlainCore:
         self.waiting: dict[str, Waiting] = {}  # in order of arrival
         self._place: dict[str, PlainEngine] = {}
         self._commands: list[cmd.Command] = []
+        self._loaded = 0
         self._reactions: dict[type, Callable[[Any], None]] = {
             ev.RequestsArrived: self._arrived,
             ev.RequestCancelled: self._ended,
@@ -97,20 +98,35 @@ class PlainCore:
 
     def fits(self, engine: PlainEngine) -> bool:
         """Whether there is memory for it to be awake now."""
-        totals = {gpu.index: gpu.memory_mib for gpu in self.nodes[engine.node_id].gpus}
         needed = engine.spec.memory_per_gpu_mib - engine.per_gpu_mib
-        return all(totals[gpu] - self._used_mib(engine.node_id, gpu) >= needed for gpu in engine.gpu_indices)
+        free = self.free_mib(engine.node_id)
+        return all(free[gpu] >= needed for gpu in engine.gpu_indices)
 
     def neighbours(self, engine: PlainEngine) -> list[PlainEngine]:
         """Engines that hold memory on the same GPUs."""
+        found = self.holders(engine.node_id, engine.gpu_indices)
+        return [each for each in found if each is not engine]
+
+    def holders(self, node_id: str, gpu_indices: Iterable[int]) -> list[PlainEngine]:
+        """Engines that hold memory on these GPUs, asleep ones left out."""
+        gpus = set(gpu_indices)
         return [
             each
             for each in self.engines.values()
-            if each is not engine
-            and each.node_id == engine.node_id
-            and each.state in HOLDS_GPU_MEMORY
-            and not set(each.gpu_indices).isdisjoint(engine.gpu_indices)
+            if each.node_id == node_id and each.state in HOLDS_GPU_MEMORY and not gpus.isdisjoint(each.gpu_indices)
         ]
+
+    def free_mib(self, node_id: str) -> dict[int, int]:
+        """Free memory by GPU index."""
+        free = {gpu.index: gpu.memory_mib for gpu in self.nodes[node_id].gpus}
+        for engine in self.engines.values():
+            if engine.node_id == node_id:
+                for gpu in engine.gpu_indices:
+                    free[gpu] -= engine.per_gpu_mib
+        return free
+
+    def can_sleep(self, engine: PlainEngine) -> bool:
+        return engine.spec.sleeps and self.nodes[engine.node_id].sleeps
 
     # What a baseline may do.
 
@@ -146,15 +162,23 @@ class PlainCore:
         self._become(engine, EngineState.WAKING)
         self._commands.append(cmd.WakeEngine(engine.engine_id))
 
+    def stop(self, engine: PlainEngine) -> None:
+        self._become(engine, EngineState.STOPPING)
+        self._commands.append(cmd.StopEngine(engine.engine_id))
+
+    def load(self, endpoint_id: int, node_id: str, gpu_indices: tuple[int, ...]) -> None:
+        spec = self.catalogue.endpoint[endpoint_id].engine
+        assert spec is not None
+        self._loaded += 1
+        engine_id = f"loaded-{self._loaded}"
+        engine = PlainEngine(engine_id, endpoint_id, node_id, gpu_indices, spec, EngineState.LOADING, self.now)
+        self.engines[engine_id] = engine
+        self._commands.append(cmd.LoadEngine(engine_id, endpoint_id, node_id, gpu_indices, spec.memory_mib))
+
     def wake_me(self, at: float) -> None:
         self._commands.append(cmd.WakeAt(at))
 
     # Inside.
-
-    def _used_mib(self, node_id: str, gpu: int) -> int:
-        return sum(
-            each.per_gpu_mib for each in self.engines.values() if each.node_id == node_id and gpu in each.gpu_indices
-        )
 
     def _become(self, engine: PlainEngine, state: EngineState) -> None:
         engine.state = state

@@ -44,6 +44,10 @@ class RemoteEndpoint:
         self._window.append((now, tokens))
         self._tokens += tokens
 
+    def recover(self, _: object) -> None:
+        """It answers again."""
+        self.is_down = False
+
     def leave(self, request_id: str) -> bool:
         """Whether it was being served."""
         if request_id not in self.serving:

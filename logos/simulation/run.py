@@ -46,7 +46,7 @@ class Outcome:
     attempts: int = 1
     predicted_ttft_s: float | None = None  # from arrival
     load_s: float | None = None
-    slo_ttft_s: float | None = None
+    slo_ttft_s: float | None = None  # what it was promised
     reason: str = ""
 
     @property

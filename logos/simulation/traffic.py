@@ -1,12 +1,15 @@
 """Arrivals drawn straight from a description of traffic, without the texts that a workload file would need.
 
-For simulations of many requests. How arrivals spread over time is the workload generator's rule; nothing is sent.
+For simulations of many requests, and for the shipped worlds that bring their own traffic. How arrivals spread over time
+is the workload generator's rule; nothing is sent here.
 """
 
 from __future__ import annotations
 
 import bisect
 import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from random import Random
 
 from logos.domain.nouns import Mode, Priority
@@ -14,21 +17,96 @@ from logos.simulation.arrivals import Arrival
 from logos.workload.generate import PROMPT_SPREAD, Traffic, arrival_times_s
 
 PRIORITIES = (Priority.LOW, Priority.MID, Priority.HIGH)
-SEGMENTS_PER_KIND = 1_000_000_000  # names of conversations begin after those of system prompts
+CONVERSATIONS_FROM = 1_000_000_000  # names of conversations begin after those of system prompts
 
 
-def drawn(traffic: Traffic, *, keys: int = 1, teams: int = 0) -> list[Arrival]:
-    """The arrivals of the traffic, which names its models, in order of time. Keys and teams are drawn evenly.
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """A Poisson process whose rate climbs and falls in steps, every request with the same system prompt.
 
-    Raises ValueError if the traffic names no model.
+    Lengths in tokens are normal, as (mean, standard deviation), cut off at 1 and at `tokens_max`.
     """
-    if not traffic.models:
+
+    models: tuple[str, ...]
+    rates_per_s: tuple[float, ...]
+    step_s: float
+    duration_s: float
+    prompt_tokens: tuple[float, float]
+    output_tokens: tuple[float, float]
+    prefix_tokens: int = 0
+    tokens_max: int = 32_000
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Everything is there at the start: one request for each model named, in this order."""
+
+    models: tuple[str, ...]
+    prompt_tokens: int
+    output_tokens: int
+
+
+Source = Traffic | Ladder | Turns
+
+
+def drawn(source: Source, seed: int | None = None, *, keys: int = 1, teams: int = 0) -> list[Arrival]:
+    """The arrivals of a source in order of time; `seed` goes before the traffic's own. Keys and teams are even.
+
+    Raises ValueError for traffic that names no model.
+    """
+    if not source.models:
         raise ValueError("traffic that is simulated without texts has to name its models")
-    chance = Random(traffic.seed)
-    starts = itertools.takewhile(lambda at: at < traffic.duration_s, arrival_times_s(traffic, chance))
-    speaker = _Speaker(traffic, chance, keys, teams)
+    match source:
+        case Ladder():
+            return list(_ladder(source, Random(seed), keys))
+        case Turns():
+            return [_turn(source, number, name) for number, name in enumerate(source.models, 1)]
+    chance = Random(source.seed if seed is None else seed)
+    starts = itertools.takewhile(lambda at: at < source.duration_s, arrival_times_s(source, chance))
+    speaker = _Speaker(source, chance, keys, teams)
     found = [arrival for number, at in enumerate(starts, 1) for arrival in speaker.conversation(number, at)]
-    return sorted(found, key=lambda each: each.at) if traffic.turns > 1 else found
+    return sorted(found, key=lambda each: each.at) if source.turns > 1 else found
+
+
+def _turn(turns: Turns, number: int, name: str) -> Arrival:
+    tokens = turns.output_tokens
+    return Arrival(f"r{number}", 0.0, ((name, 0.0),), turns.prompt_tokens, tokens, output_tokens=tokens)
+
+
+def _ladder(ladder: Ladder, chance: Random, keys: int) -> Iterator[Arrival]:
+    """By thinning: arrivals at the highest rate, of which each step keeps its share (Lewis and Shedler, 1979)."""
+    highest = max(ladder.rates_per_s)
+    number = 0
+    for at in itertools.accumulate(chance.expovariate(highest) for _ in itertools.count()):
+        if at >= ladder.duration_s:
+            return
+        step = int(at / ladder.step_s) % len(ladder.rates_per_s)
+        if chance.random() * highest >= ladder.rates_per_s[step]:
+            continue
+        number += 1
+        prompt = ladder.prefix_tokens + _normal(chance, ladder.prompt_tokens, ladder.tokens_max)
+        output = _normal(chance, ladder.output_tokens, ladder.tokens_max)
+        shared = ((1, ladder.prefix_tokens),) if ladder.prefix_tokens else ()
+        yield Arrival(
+            f"r{number}",
+            at,
+            ((chance.choice(ladder.models), 0.0),),
+            prompt,
+            ladder.tokens_max,
+            output_tokens=output,
+            key_id=chance.randrange(keys) + 1,
+            prefix=1 if shared else None,
+            prefix_tokens=ladder.prefix_tokens,
+            shared=shared,
+        )
+
+
+def _normal(chance: Random, normal: tuple[float, float], most: int) -> int:
+    """Drawn until it is between the bounds."""
+    while True:
+        tokens = round(chance.gauss(*normal))
+        if 1 <= tokens <= most:
+            return tokens
 
 
 class _Speaker:
@@ -56,14 +134,13 @@ class _Speaker:
             if at >= traffic.duration_s:
                 break
             said += max(1, round(traffic.prompt_tokens * chance.lognormvariate(0, PROMPT_SPREAD)))
-            shared = (*system, (SEGMENTS_PER_KIND + number, said)) if traffic.turns > 1 else system
-            prompt_tokens = said + (traffic.prefix_tokens if system else 0)
+            shared = (*system, (CONVERSATIONS_FROM + number, said)) if traffic.turns > 1 else system
             found.append(
                 Arrival(
                     f"r{number}.{turn}",
                     at,
                     models,
-                    prompt_tokens,
+                    said + (traffic.prefix_tokens if system else 0),
                     chance.randint(*traffic.output_tokens),
                     key_id=key_id,
                     team_id=team_id,

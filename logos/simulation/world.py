@@ -16,6 +16,7 @@ from logos.domain.nouns import Endpoint, Node, Price
 from logos.scheduling.events import Candidate
 from logos.simulation.engine import EnginePace, TransitionTimes
 from logos.simulation.lengths import DEFAULT_SHARES
+from logos.simulation.traffic import Source
 
 CHARACTERS_PER_TOKEN = 4.5  # of prompts, in the published runs
 
@@ -80,6 +81,8 @@ class World:
     queue_timeout_s: float = 600.0
     report_interval_s: float = 0.0  # between EngineReported of each awake engine; 0: none
     characters_per_token: float = CHARACTERS_PER_TOKEN
+    source: Source | None = None  # the traffic that belongs to it
+    keys: int = 1  # that ask in that traffic
 
     @cached_property
     def gpus(self) -> int:

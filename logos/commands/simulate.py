@@ -1,0 +1,288 @@
+"""`logos simulate`: a workload in a simulated world, under one policy or several; the figures beside a bound.
+
+Worlds, workloads and figures are made in `logos.simulation`; here are the options, what is printed and what is written.
+Nothing is written before everything has been run.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import difflib
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from logos.domain.errors import InvalidDeclaration
+
+if TYPE_CHECKING:
+    from logos.scheduling.settings import SchedulerSettings
+    from logos.simulation.arrivals import Arrival
+    from logos.simulation.run import Outcome, Run
+    from logos.simulation.world import World
+
+SEEDS_MAX = 100
+KINDS = ("steady", "poisson", "bursty", "diurnal")
+COLUMNS = (
+    "request_id", "model", "status", "engine_id", "tier", "key_id", "priority", "mode", "arrived_s", "dispatched_s",
+    "first_token_s", "ended_s", "prompt_tokens", "output_tokens", "predicted_ttft_s", "ttft_s", "latency_s",
+    "queue_wait_s", "slo_ttft_s", "attempts", "reason",
+)  # fmt: skip
+TRANSITION_COLUMNS = ("began_s", "ended_s", "node_id", "engine_id", "model", "before", "after", "reason")
+HEADER = (
+    f"{'policy':<16}{'seed':>5}{'ok':>7}{'in SLO':>8}{'TTFT p50':>10}{'p95':>8}{'mean':>8}{'total p50':>11}{'p95':>8}"
+    f"{'worst wait':>12}{'swaps':>7}{'swap s':>8}{'fair':>6}{'GPU':>6}"
+)
+
+
+class BadInput(click.ClickException):
+    """What was given cannot be used; nothing was written."""
+
+    exit_code = 2
+
+
+@click.command("simulate")
+@click.argument("workload", required=False, metavar="[WORKLOAD.csv]")
+@click.option("--cluster", required=True, metavar="FILE|NAME",
+              help="a cluster file, or a shipped world such as contention, market or laptop")  # fmt: skip
+@click.option("--policy", "policies", default="slo", show_default=True, metavar="NAME[,NAME...]",
+              help="fcfs, utilization, ettft, slo, ettft-delayed, ollama")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True,
+              help="of answer lengths, and of generated arrivals")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(1, SEEDS_MAX), default=1, show_default=True, metavar="N",
+              help="run N seeds, from --seed on")  # fmt: skip
+@click.option("--slo-ttft-ms", type=click.FloatRange(min=0, min_open=True), default=None,
+              help="what attainment is counted by  [default: each request's own SLO]")  # fmt: skip
+@click.option("--plain", is_flag=True, help="leave out the workload's priorities and modes")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE",
+              help="a setting of the scheduler; may be repeated")  # fmt: skip
+@click.option("--search/--no-search", default=True, show_default=True,
+              help="look for the best schedule with full knowledge of the future")  # fmt: skip
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="writes runs.json, and each run's requests and engines as CSV")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="print JSON instead of text")
+def simulate(
+    workload: str | None,
+    cluster: str,
+    policies: str,
+    seed: int,
+    seeds: int,
+    slo_ttft_ms: float | None,
+    plain: bool,
+    changes: tuple[str, ...],
+    search: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Run WORKLOAD.csv in a simulated world and print what would have happened.
+
+    Instead of a file, WORKLOAD may say what to generate: poisson:rate=2,duration_s=600 (or steady, bursty, diurnal,
+    with the keys of a cluster file's `traffic`). Without it the world's own traffic is used, if it has any.
+    """
+    from logos.simulation.cluster import read_world
+    from logos.simulation.systems import check_system
+
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    if not names:
+        raise click.UsageError("--policy names none")
+    slo_s = None if slo_ttft_ms is None else slo_ttft_ms / 1000
+    try:
+        for name in names:
+            check_system(name)
+        settings = _settings(changes)
+        world = read_world(cluster)
+        workloads = [_workload(workload, world, each, plain) for each in range(seed, seed + seeds)]
+    except InvalidDeclaration as error:
+        raise BadInput(error.message) from None
+    runs = _runs(names, world, workloads, seed, settings, as_json)
+    bound = _bound(world, workloads[0], seed, slo_s, search)
+    document = {"runs": [_figures(run, slo_s) for run in runs], "bound": bound}
+    if output is not None:
+        _write(output, document, runs)
+    if as_json:
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        _print(document, world, output)
+
+
+def _settings(changes: Sequence[str]) -> SchedulerSettings:
+    """Defaults with what was changed. Raises InvalidDeclaration for what is no setting or no value of it."""
+    from logos.scheduling.settings import SchedulerSettings
+
+    defaults = dataclasses.asdict(SchedulerSettings())
+    given: dict[str, Any] = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in defaults or name == "policy":
+            near = difflib.get_close_matches(name, defaults, 1, 0.0)[0]
+            raise InvalidDeclaration(f"--set {change}: there is no such setting; the nearest is {near}")
+        kind = type(defaults[name])
+        try:
+            given[name] = text.lower() in {"1", "true", "yes"} if kind is bool else kind(text)
+        except ValueError:
+            raise InvalidDeclaration(f"--set {change}: {text!r} is no {kind.__name__}") from None
+    return SchedulerSettings(**given)
+
+
+def _workload(text: str | None, world: World, seed: int, plain: bool) -> list[Arrival]:
+    """From a file, a description, or the world itself. Raises InvalidDeclaration, one line."""
+    from logos.simulation.from_rows import arrivals
+    from logos.simulation.traffic import drawn
+    from logos.workload.files import read_workload
+
+    if text is None:
+        if world.source is None:
+            raise InvalidDeclaration(f"the world {world.name} has no traffic of its own: name a WORKLOAD.csv")
+        found = drawn(world.source, seed, keys=world.keys)
+    elif text.partition(":")[0] in KINDS:
+        found = _generated(text, world, seed)
+    else:
+        found = arrivals(read_workload(Path(text)), world, text, plain=plain)
+    if not found:
+        raise InvalidDeclaration("nothing arrives in this workload; give it a longer duration or a higher rate")
+    return found
+
+
+def _generated(text: str, world: World, seed: int) -> list[Arrival]:
+    """`poisson:rate=2,duration_s=600`, for all models of the world."""
+    import yaml
+
+    from logos.documents import parse
+    from logos.simulation.cluster_shapes import TrafficDeclared
+    from logos.simulation.traffic import drawn
+
+    kind, _, rest = text.partition(":")
+    document: dict[str, Any] = {"arrivals": kind}
+    for part in filter(None, rest.split(",")):
+        name, _, value = part.partition("=")
+        low, dash, high = value.partition("-")
+        is_range = dash and low.isdigit() and high.isdigit()
+        document[name] = [int(low), int(high)] if is_range else yaml.safe_load(value)
+        if name in {"rate", "duration_s", "skew", "burstiness", "batch_share", "think_s"} and value.isdigit():
+            document[name] = float(value)
+    declared = parse(TrafficDeclared, document, text)
+    try:
+        source = declared.source(tuple(model.name for model in world.catalogue.models))
+    except ValueError as error:
+        raise InvalidDeclaration(f"{text}: {error}") from None
+    return drawn(source, seed, keys=declared.keys)
+
+
+def _runs(
+    names: Sequence[str],
+    world: World,
+    workloads: Sequence[Sequence[Arrival]],
+    seed: int,
+    settings: SchedulerSettings,
+    is_quiet: bool,
+) -> list[Run]:
+    from logos.simulation.systems import run_system
+
+    todo = [(name, number) for name in names for number in range(len(workloads))]
+    bar: Any = click.progressbar(todo, label="simulating", hidden=is_quiet or len(todo) < 2, file=sys.stderr)
+    with bar as shown:
+        return [run_system(name, world, workloads[number], seed + number, settings) for name, number in shown]
+
+
+def _figures(run: Run, slo_s: float | None) -> dict[str, Any]:
+    from logos.simulation.figures import figures
+
+    return figures(run, slo_s)
+
+
+def _bound(world: World, workload: Sequence[Arrival], seed: int, slo_s: float | None, search: bool) -> dict[str, Any]:
+    """What cannot be beaten, and beside it the best schedule found where that can be searched for."""
+    from logos.simulation.bounds import lower_bound
+    from logos.simulation.clairvoyant import best_schedule
+
+    found = best_schedule(world, workload, seed) if search else None
+    clairvoyant = _figures(found.run, slo_s) if found is not None else None
+    return {"seed": seed, **lower_bound(world, workload, seed), "clairvoyant": clairvoyant}
+
+
+# What is printed.
+
+
+def _print(document: dict[str, Any], world: World, output: Path | None) -> None:
+    bound = document["bound"]
+    click.echo(f"{world.name}: {document['runs'][0]['requests']} requests, {world.gpus} GPUs; times in s")
+    click.echo(HEADER)
+    for run in document["runs"]:
+        click.echo(_line(run["policy"], run))
+    if bound["clairvoyant"] is not None:
+        click.echo(_line("clairvoyant", bound["clairvoyant"]))
+        best = bound["clairvoyant"]["ttft_s"]["mean"]
+        for run in document["runs"]:
+            if run["seed"] == bound["seed"] and best > 0:
+                ratio = run["ttft_s"]["mean"] / best
+                click.echo(f"{run['policy']}: mean TTFT is {ratio:.2f} of the clairvoyant schedule's")
+    click.echo(
+        f"no schedule is below: TTFT mean {bound['ttft_s']['mean']:.2f}, p95 {bound['ttft_s']['p95']:.2f}; "
+        f"total mean {bound['latency_s']['mean']:.2f}, p95 {bound['latency_s']['p95']:.2f}"
+    )
+    if output is not None:
+        click.echo(f"wrote {output}")
+
+
+def _line(name: str, run: dict[str, Any]) -> str:
+    ttft, total = run["ttft_s"], run["latency_s"]
+    return (
+        f"{name:<16}{run['seed']:>5}{run['ok']:>7}{run['slo_attainment']:>8.1%}{ttft['p50']:>10.2f}{ttft['p95']:>8.2f}"
+        f"{ttft['mean']:>8.2f}{total['p50']:>11.2f}{total['p95']:>8.2f}{run['worst_wait_s']:>12.2f}{run['swaps']:>7}"
+        f"{run['swap_seconds']:>8.0f}{run['fairness']:>6.2f}{run['gpu_use']:>6.2f}"
+    )
+
+
+# What is written.
+
+
+def _write(directory: Path, document: dict[str, Any], runs: Sequence[Run]) -> None:
+    """Every file is whole or is not there: each is written beside its name, and all are named at the end."""
+    texts = {"runs.json": json.dumps(document, indent=2, ensure_ascii=False) + "\n"}
+    for run in runs:
+        texts[f"{run.policy}-{run.seed}-requests.csv"] = _requests_csv(run)
+        texts[f"{run.policy}-{run.seed}-engines.csv"] = _engines_csv(run)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (directory / f".{name}.part").write_text(text, encoding="utf-8")
+        for name in texts:
+            (directory / f".{name}.part").replace(directory / name)
+    except OSError as error:
+        for name in texts:
+            (directory / f".{name}.part").unlink(missing_ok=True)
+        raise click.ClickException(f"{directory} cannot be written: {error.strerror}") from None
+
+
+def _requests_csv(run: Run) -> str:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(_request_row(each) for each in run.outcomes)
+    return out.getvalue()
+
+
+def _request_row(each: Outcome) -> list[Any]:
+    arrival = each.arrival
+    row = [
+        arrival.request_id, each.model or arrival.models[0][0], each.status.value, each.engine_id, each.tier,
+        arrival.key_id, arrival.priority.name.lower(), arrival.mode.value, arrival.at, each.dispatched_at,
+        each.first_token_at, each.ended_at, arrival.prompt_tokens, each.output_tokens, each.predicted_ttft_s,
+        each.ttft_s, each.latency_s, each.queue_wait_s, each.slo_ttft_s, each.attempts, each.reason,
+    ]  # fmt: skip
+    return [f"{value:.6f}" if isinstance(value, float) else value for value in row]
+
+
+def _engines_csv(run: Run) -> str:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(TRANSITION_COLUMNS)
+    for each in run.transitions:
+        times = (f"{each.began_at:.6f}", f"{each.ended_at:.6f}")
+        writer.writerow((*times, each.node_id, each.engine_id, each.model, each.before, each.after, each.reason))
+    return out.getvalue()

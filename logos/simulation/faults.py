@@ -1,0 +1,101 @@
+"""What may go wrong in a simulated world, and when: values that strike a simulation at their time.
+
+How the scheduler copes is its own affair; nothing here knows of it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from logos.scheduling import commands as cmd
+from logos.scheduling import events as ev
+from logos.simulation.kernel import Core, Simulation
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDies:
+    """The machine is gone with all that ran on it; with `back_after_s` it comes back, its engines cold."""
+
+    at: float
+    node_id: str
+    back_after_s: float | None = None
+
+    def strike(self, simulation: Simulation) -> None:
+        simulation.lose_node(self.node_id)
+        if self.back_after_s is not None:
+            simulation.agenda.at(self.at + self.back_after_s, simulation.return_node, self.node_id)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDies:
+    """One awake engine of this endpoint ends by itself, the one with the smallest name; none awake, nothing happens."""
+
+    at: float
+    endpoint_id: int
+
+    def strike(self, simulation: Simulation) -> None:
+        awake = [
+            engine
+            for node in simulation.nodes.values()
+            for engine in node.engines.values()
+            if engine.endpoint_id == self.endpoint_id and engine.serves
+        ]
+        if awake:
+            simulation.crash_engine(min(awake, key=lambda each: each.engine_id))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadsFail:
+    """The next `times` loads or wakings of this endpoint's engines fail, on every node."""
+
+    at: float
+    endpoint_id: int
+    times: int
+
+    def strike(self, simulation: Simulation) -> None:
+        simulation.failing_starts[self.endpoint_id] = self.times
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteDown:
+    """A remote endpoint answers 503 to everything, for so long."""
+
+    at: float
+    endpoint_id: int
+    seconds: float
+
+    def strike(self, simulation: Simulation) -> None:
+        remote = simulation.remotes[self.endpoint_id]
+        remote.is_down = True
+        simulation.agenda.at(self.at + self.seconds, remote.recover)
+
+
+class Nonsense:
+    """A core that is told nonsense by its measurements: times and tokens that no clock and no counter would give.
+
+    What happened is told as it is; only figures to learn from are spoilt, each kind in turn.
+    """
+
+    FIGURES = (0.0, -5.0, 1e12, math.inf, math.nan, 1e-12)
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._told = 0
+
+    def handle(self, event: ev.Event) -> list[cmd.Command]:
+        return self._core.handle(self._spoilt(event))
+
+    def _spoilt(self, event: ev.Event) -> ev.Event:
+        self._told += 1
+        figure = self.FIGURES[self._told % len(self.FIGURES)]
+        match event:
+            case ev.FirstToken():
+                return replace(event, ttft_s=figure)
+            case ev.RequestFinished():
+                return replace(event, total_s=figure, completion_tokens=0 if self._told % 2 else 10**9)
+            case ev.EngineChanged():
+                return replace(event, seconds=figure)
+            case ev.EngineReported():
+                return replace(event, kv_usage=figure, waiting=10**9 if self._told % 2 else 0)
+        return event
