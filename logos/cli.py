@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         path = error.ctx.command_path if error.ctx is not None else "logos"
         return _complain(f"{error.format_message().rstrip('.')} (see `{path} --help`)", 2)
     except click.ClickException as error:
-        return _complain(error.format_message(), 1)
+        return _complain(error.format_message(), error.exit_code)
     except LogosError as error:
         return _complain(error.message, 1)
     except (click.Abort, KeyboardInterrupt):
@@ -406,3 +406,14 @@ def _flattened(found: Any, path: str = "") -> list[tuple[str, str]]:
 
 def _print_json(found: object) -> None:
     click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _add_commands() -> None:
+    """Those that have a module of their own."""
+    from logos.commands import replay, workload
+
+    cli.add_command(replay.replay)
+    cli.add_command(workload.workload)
+
+
+_add_commands()

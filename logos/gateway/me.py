@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from logos.domain.errors import NotFound
 from logos.domain.text import storable_text
@@ -13,6 +13,8 @@ from logos.gateway import admin_shapes as shapes
 from logos.gateway.rest import Caller, Context, Limit, Route, RowId, span
 
 router = APIRouter(prefix="/me", tags=["me"], route_class=Route)
+
+RequestIds = Annotated[list[str] | None, Query(max_length=100)]
 
 
 @router.get("", response_model=shapes.Me)
@@ -37,9 +39,12 @@ async def get_usage(
 
 
 @router.get("/requests", response_model=shapes.Rows)
-async def list_requests(caller: Caller, context: Context, limit: Limit = 100, before_id: RowId = None) -> Any:
-    """This key's requests, newest first, without payloads."""
-    rows = await context.queries.list_requests(key_id=caller.id, before_id=before_id, limit=limit)
+async def list_requests(
+    caller: Caller, context: Context, request_id: RequestIds = None, limit: Limit = 100, before_id: RowId = None
+) -> Any:
+    """This key's requests, newest first, without payloads; `request_id`, up to 100 times, asks for these only."""
+    wanted = None if request_id is None else [storable_text(each) for each in request_id]
+    rows = await context.queries.list_requests(key_id=caller.id, request_ids=wanted, before_id=before_id, limit=limit)
     return {"rows": rows, "next_before_id": rows[-1]["id"] if len(rows) == limit else None}
 
 

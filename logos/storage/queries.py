@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString
 
 import psycopg
@@ -59,6 +59,7 @@ WHERE (%(key_id)s::bigint IS NULL OR e.api_key_id = %(key_id)s)
   AND (%(team_id)s::bigint IS NULL OR e.team_id = %(team_id)s)
   AND (%(model_id)s::bigint IS NULL OR e.model_id = %(model_id)s)
   AND (%(result_status)s::text IS NULL OR e.result_status = %(result_status)s)
+  AND (%(request_ids)s::text[] IS NULL OR e.request_id = ANY(%(request_ids)s))
   AND (%(before_id)s::bigint IS NULL OR e.id < %(before_id)s)
   AND (%(since)s::timestamptz IS NULL OR e.timestamp_request >= %(since)s)
   AND (%(until)s::timestamptz IS NULL OR e.timestamp_request < %(until)s)
@@ -134,6 +135,7 @@ class Queries:
         team_id: int | None = None,
         model_id: int | None = None,
         result_status: str | None = None,
+        request_ids: Sequence[str] | None = None,
         before_id: int | None = None,
         since: dt.datetime | None = None,
         until: dt.datetime | None = None,
@@ -145,6 +147,7 @@ class Queries:
             "team_id": team_id,
             "model_id": model_id,
             "result_status": result_status,
+            "request_ids": None if request_ids is None else list(request_ids),
             "before_id": before_id,
             "since": since,
             "until": until,
