@@ -23,6 +23,7 @@ import aiohttp
 from multidict import CIMultiDictProxy
 
 from logos.workload.answers import AnswerReader, error_text
+from logos.workload.clock import received_at
 from logos.workload.exchanges import Exchange, Run, ServerFigures, Status
 from logos.workload.rows import WorkloadRow
 
@@ -108,14 +109,14 @@ class Replay:
         self._rows = sorted(rows, key=lambda row: row.arrival_ms)
         self._target = target
         self._prepared = [_Prepared.of(row, target) for row in self._rows]
-        self._began = 0.0
+        self.began_s = 0.0
 
     async def run(self, stop: asyncio.Event) -> Run:
         """Until every request has ended, or `stop` is set: then what still runs is broken off."""
         began_at = dt.datetime.now(dt.UTC)
         async with self._target.session() as session:
             with _undisturbed(len(self._rows)):
-                self._began = asyncio.get_running_loop().time()
+                self.began_s = asyncio.get_running_loop().time()
                 tasks = await self._send_all(session, stop)
                 await _finish(tasks, stop)
         exchanges = tuple(task.result() for task in tasks)
@@ -127,7 +128,7 @@ class Replay:
         tasks: list[asyncio.Task[Exchange]] = []
         for prepared in self._prepared:
             due_ms = prepared.row.arrival_ms / self._target.speed
-            wait_s = self._began + due_ms / 1000 - loop.time()
+            wait_s = self.began_s + due_ms / 1000 - loop.time()
             if wait_s > 0:
                 await _sleep_unless(stop, wait_s)
             if stop.is_set():
@@ -173,9 +174,8 @@ class Replay:
             if response.status != 200:
                 heard.error = f"HTTP {response.status}: {error_text(await response.read())}"
             elif response.content_type == "text/event-stream":
-                clock = probe.clock.time
                 while data := await response.content.readany():
-                    reader.feed(data, clock())
+                    reader.feed(data, received_at())
             else:
                 reader.whole(await response.read())
 
@@ -210,7 +210,7 @@ class Replay:
         )
 
     def _ms(self, at: float) -> float:
-        return (at - self._began) * 1000
+        return (at - self.began_s) * 1000
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from logos.workload import progress
+from logos.workload import clock, progress
 from logos.workload.client import Replay, Target
 from logos.workload.exchanges import Run
 from logos.workload.records import with_records
@@ -37,7 +37,7 @@ def replay(rows: Sequence[WorkloadRow], target: Target, output: Path, *, with_ch
     """
     base = base_of(output)
     base.parent.mkdir(parents=True, exist_ok=True)
-    run = asyncio.run(replayed(rows, target))
+    run = clock.run(replayed(rows, target))
     metrics = summarise(run)
     files: tuple[Path, ...] = (write_summary(base, metrics), write_details(base, run))
     if with_charts:
