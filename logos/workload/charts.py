@@ -28,6 +28,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
 OTHERS = "others"
 NAME_CHARACTERS_MAX = 28
+SMALLEST_MS = 1.0  # what is shorter is drawn here on logarithmic axes
 LOG_FROM = 20.0  # a ratio of largest to median from which a linear axis would hide most of the points
 STYLE: Any = {
     "font.size": 14,
@@ -64,6 +65,8 @@ def _drawn(path: Path, chart: Callable[[Axes, Run], None], run: Run) -> Path:
 def latency(axes: Axes, run: Run) -> None:
     """How long did each request take, and which model was slow?"""
     axes.set_title("Latency of each request", loc="left")
+    if not run.exchanges:
+        return _nothing(axes, "nothing was sent")
     axes.set_xlabel("sent, seconds since the start")
     axes.set_ylabel("latency, s")
     answered = [each for each in run.exchanges if each.is_success]
@@ -103,6 +106,7 @@ def latency(axes: Axes, run: Run) -> None:
     if axes.get_yscale() == "linear":
         axes.set_ylim(bottom=0)
     _legend(axes)
+    return None
 
 
 def ttft(axes: Axes, run: Run) -> None:
@@ -122,7 +126,7 @@ def ttft(axes: Axes, run: Run) -> None:
         at = quantile(values, percent / 100)
         assert at is not None
         axes.axvline(at / 1000, color=colour, linestyle=style, label=f"p{percent}: {_seconds(at)}")
-    axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
+    _legend(axes)
     return None
 
 
@@ -159,9 +163,9 @@ def prediction(axes: Axes, run: Run) -> None:
     """Did the server know how long the first token would take? On the diagonal it did."""
     axes.set_title("Predicted and measured time to first token", loc="left")
     points = [
-        (each, each.server.predicted_ttft_ms / 1000, each.ttft_ms / 1000)
+        (each, max(each.server.predicted_ttft_ms, SMALLEST_MS) / 1000, max(each.ttft_ms, SMALLEST_MS) / 1000)
         for each in run.exchanges
-        if each.is_success and each.server.predicted_ttft_ms and each.ttft_ms
+        if each.is_success and each.server.predicted_ttft_ms is not None and each.ttft_ms is not None
     ]
     if not points:
         return _nothing(axes, "the server predicted nothing")
@@ -250,7 +254,7 @@ def _scale(set_scale: Callable[[str], None], values: Sequence[float]) -> None:
 def _bins(values: Sequence[float], is_log: bool) -> list[float]:
     """Edges in seconds: at most 40 bins, fewer for few values, equal in width or in ratio."""
     count = max(5, min(40, round(2 * len(values) ** 0.5)))
-    low, high = max(min(values), 1e-3) / 1000, max(values) / 1000
+    low, high = (max(each, SMALLEST_MS) / 1000 for each in (min(values), max(values)))
     if high <= low:
         return [low * 0.9, low * 1.1]
     if is_log:
@@ -271,7 +275,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _seconds(ms: float) -> str:
-    return f"{ms / 1000:.3g} s"
+    return f"{ms / 1000:.3g} s" if ms >= 1000 else f"{ms:.3g} ms"
 
 
 def _nothing(axes: Axes, why: str) -> None:
