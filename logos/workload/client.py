@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from multidict import CIMultiDictProxy
 
+from logos.workload import strain
 from logos.workload.answers import AnswerReader, error_text
 from logos.workload.clock import received_at
 from logos.workload.exchanges import Exchange, Run, ServerFigures, Status
@@ -119,12 +120,16 @@ class Replay:
         """Until every request has ended, or `stop` is set: then what still runs is broken off."""
         began_at = dt.datetime.now(dt.UTC)
         async with self._target.session() as session:
+            strained = strain.begin()
             with _undisturbed(len(self._rows)):
+                watch = asyncio.create_task(strain.watch(strained))
                 self.began_s = asyncio.get_running_loop().time()
                 tasks = await self._send_all(session, stop)
                 await _finish(tasks, stop)
+                watch.cancel()
         exchanges = tuple(task.result() for task in tasks)
-        return Run(exchanges, len(self._rows), began_at, self._target.slo_ms)
+        notes = () if strained.note is None else (strained.note,)
+        return Run(exchanges, len(self._rows), began_at, self._target.slo_ms, notes)
 
     async def _send_all(self, session: aiohttp.ClientSession, stop: asyncio.Event) -> list[asyncio.Task[Exchange]]:
         """A task for each request, begun at its time."""

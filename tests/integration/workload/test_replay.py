@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -159,6 +161,38 @@ def test_a_server_that_is_no_logos_costs_a_note(upstream: ScriptedUpstream) -> N
     found = run(upstream.base_url, row("m"))
     assert one(found).is_success
     assert "the server's own records could not be read" in found.notes[0]
+
+
+def test_the_servers_records_are_joined_by_request_id_also_when_they_come_late(upstream: ScriptedUpstream) -> None:
+    asked: list[list[str]] = []
+
+    def records(received: Received) -> list[Step]:
+        """Nothing is known yet when asked for the first time, and one request still runs at the second time."""
+        ids = parse_qs(urlsplit(received.path).query)["request_id"]
+        asked.append(ids)
+        rows = [{"request_id": each, "result_status": "success", "queue_wait_ms": 7.0, "model": "late"} for each in ids]
+        if len(asked) == 4:
+            rows[0]["result_status"] = None
+        return [whole(json.dumps({"rows": rows if len(asked) > 3 else []}).encode())]
+
+    upstream.answer("m", lambda received: [whole(b'{"choices":[]}', extra=f"x-request-id: {new_id(received)}\r\n")])
+    upstream.answer("", records)
+    found = run(upstream.base_url, *(row("m", float(number), number) for number in range(201)))
+    assert [len(ids) for ids in asked] == [100, 100, 1, 100, 100, 1, 1]
+    assert {exchange.server.queue_wait_ms for exchange in found.exchanges} == {7.0}
+    assert {exchange.model for exchange in found.exchanges} == {"late"}
+
+
+def new_id(received: Received) -> str:
+    """The id that a server gives to a request: here the client's, turned around."""
+    return received.headers["x-request-id"][::-1]
+
+
+def test_what_the_server_has_no_record_of_is_not_waited_for_for_ever(upstream: ScriptedUpstream) -> None:
+    upstream.answer("m", error("429 Too Many Requests", headers="x-request-id: refused\r\n"))
+    upstream.answer("", steps(whole(b'{"rows":[]}')))
+    found = one(run(upstream.base_url, row("m")))
+    assert (found.server.request_id, found.server.result_status, found.status) == ("refused", None, Status.FAILED)
 
 
 # ---------------------------------------------------------------------- what goes wrong
