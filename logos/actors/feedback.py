@@ -15,11 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from logos.classification.meaning import Quantised, Votes
-from logos.domain.errors import NotFound
+from logos.domain.errors import DatabaseUnavailable, NotFound
 from logos.storage.feedback_store import Vote
 
 PROMPTS_MAX = 50_000  # directions kept for votes to come: with 256 numbers each 13 MB, and as much around them
 PROMPT_BYTES_MAX = 32 * 1024 * 1024
+KNOWN_WAIT_S = 1.0  # for the votes of before, right after the start
+CLOSE_WAIT_S = 2.0
 
 NONE = Votes()
 
@@ -114,7 +116,7 @@ class Feedback:
 
     async def _vote(self, wanted: Vote, embed: Callable[[], Awaitable[Quantised | None]]) -> Cast:
         async with self._turn:
-            await self._known.wait()
+            await self._until_known()
             before = await self._store.get(wanted.request_id, wanted.key_id)
             after = await self._with_direction(wanted, before, embed)
             if before is None or after != before:
@@ -126,13 +128,20 @@ class Feedback:
 
     async def _withdraw(self, request_id: str, key_id: int) -> Cast:
         async with self._turn:
-            await self._known.wait()
+            await self._until_known()
             before = await self._store.get(request_id, key_id)
             if before is None:
                 raise NotFound("there is no vote of this key on this request")
             await self._store.remove(request_id, key_id)
             self._take_back(before)
             return Cast(before, None)
+
+    async def _until_known(self) -> None:
+        try:
+            async with asyncio.timeout(KNOWN_WAIT_S):
+                await self._known.wait()
+        except TimeoutError:
+            raise DatabaseUnavailable("The votes so far could not be read yet; vote again in a moment.") from None
 
     async def _with_direction(
         self, vote: Vote, before: Vote | None, embed: Callable[[], Awaitable[Quantised | None]]
@@ -160,7 +169,9 @@ class Feedback:
         return np.frombuffer(vote.vector, dtype=np.int8)
 
     async def close(self) -> None:
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Votes under way are counted before, for a moment."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_WAIT_S)
         await self._store.close()
 
 
