@@ -1,7 +1,7 @@
 """What is computed from embeddings: how near a prompt is to each model's description, and what votes do to both.
 
 Vectors come from outside; adapters live in `logos.embedding`, the texts that are embedded in `passages`. numpy is here
-because a prompt is compared with every model: at 50 models it costs a hundredth of the same in plain Python
+because a prompt is compared with every model: at 50 models it costs a thirtieth of the same in plain Python
 (benchmarks/bench_meaning.py).
 """
 

@@ -38,7 +38,7 @@ class StaticEmbedding:
         vocabulary = model.tokenizer.get_vocab()
         self._glossary = Glossary(read_glosses(GLOSSES), lambda word: WORD_MARK + word in vocabulary)
         groups = read_groups(KINDS_OF_WORK)
-        wordings = self._averages([wording for group in groups for wording in group])
+        wordings = self.averages([wording for group in groups for wording in group])
         self._kinds = Kinds(wordings, [len(group) for group in groups])
         data = hashlib.sha256(GLOSSES.read_bytes() + KINDS_OF_WORK.read_bytes()).hexdigest()
         self.name = f"wordllama/l2_supercat/{DIMENSIONS}/{data[:8]}"
@@ -48,14 +48,14 @@ class StaticEmbedding:
         return self.embed_now(texts)
 
     def embed_now(self, texts: Sequence[str]) -> Matrix:
-        averages = self._averages([self._glossary.in_english(text) for text in texts])
+        averages = self.averages([self._glossary.in_english(text) for text in texts])
         return np.hstack([averages, self._kinds.features(averages)])
 
     async def close(self) -> None:
         """Holds nothing."""
 
-    def _averages(self, texts: Sequence[str]) -> Matrix:
-        """Unit vectors; null for a text without tokens."""
+    def averages(self, texts: Sequence[str]) -> Matrix:
+        """The first part alone, as unit vectors and without the glossary; null for a text without tokens."""
         averages = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
         for row, text in enumerate(texts):
             clean = text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
