@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from logos.classification.selection import Allowed
+from logos.classification.selection import PRIVACY, Allowed
 from logos.classification.thresholds import soft
+from logos.domain.catalogue import Catalogue
 from logos.domain.nouns import Model, Weights
 
 POLICY_FACTOR = 3.4
@@ -108,11 +109,20 @@ def candidates(ranked: Iterable[RankedModel], allowed: Allowed) -> tuple[tuple[i
 
 
 def statistics(
-    allowed: Allowed, ranked: Sequence[RankedModel], *, meaning_available: bool, policy_name: str
+    allowed: Allowed,
+    ranked: Sequence[RankedModel],
+    *,
+    meaning_available: bool,
+    policy_name: str,
+    catalogue: Catalogue | None = None,
 ) -> dict[str, Any]:
     """What `log_entry.classification_statistics` keeps: the weights of each stage by model, best first, who was
-    excluded and why, and whether meaning took part. JSON values only, of bounded size."""
+    excluded and why, and whether meaning took part. With the `catalogue` also which other endpoints of these models
+    the policy forbids. JSON values only, of bounded size."""
     names = {model.id: model.name for model in allowed.models}
+    served = allowed.served
+    everywhere = () if catalogue is None else (each for id_ in names for each in catalogue.endpoints_of.get(id_, ()))
+    forbidden = sorted(each.id for each in everywhere if each.id not in served)
     excluded = sorted(allowed.excluded.items())
     return {
         "policy": policy_name,
@@ -133,4 +143,5 @@ def statistics(
         ],
         "models_excluded": len(excluded),
         "excluded": {str(model_id): reason for model_id, reason in excluded[:STATISTICS_MODELS_MAX]},
+        "endpoints_excluded": {str(each): PRIVACY for each in forbidden[:STATISTICS_MODELS_MAX]},
     }

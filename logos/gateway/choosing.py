@@ -16,7 +16,6 @@ from pydantic import Field
 
 from logos.classification.passages import excerpt
 from logos.classification.prompts import read_prompt
-from logos.classification.selection import PRIVACY
 from logos.declarations import Declared
 from logos.domain.catalogue import Catalogue
 from logos.domain.errors import BadRequest, EmbeddingUnavailable, LogosError, NotFound
@@ -139,13 +138,14 @@ def _candidates(catalogue: Catalogue, resolved: Resolved) -> list[CandidateShown
 
 def _excluded(catalogue: Catalogue, resolved: Resolved) -> list[ExcludedShown]:
     """Models that are out, and the endpoints of the others that the policy forbids."""
-    reasons: Mapping[str, str] = (resolved.statistics or {}).get("excluded", {})
-    shown = [ExcludedShown(model=catalogue.model[int(each)].name, reason=reason) for each, reason in reasons.items()]
-    usable = {candidate.endpoint_id for candidate in resolved.candidates}
-    for model_id in dict.fromkeys(catalogue.endpoint[each].model_id for each in usable):
-        name = catalogue.model[model_id].name
-        others = [each.id for each in catalogue.endpoints_of[model_id] if each.id not in usable]
-        shown += [ExcludedShown(model=name, reason=PRIVACY, endpoint_id=each) for each in others]
+    statistics = resolved.statistics or {}
+    models: Mapping[str, str] = statistics.get("excluded", {})
+    endpoints: Mapping[str, str] = statistics.get("endpoints_excluded", {})
+    shown = [ExcludedShown(model=catalogue.model[int(each)].name, reason=reason) for each, reason in models.items()]
+    for each, reason in endpoints.items():
+        endpoint = catalogue.endpoint[int(each)]
+        name = catalogue.model[endpoint.model_id].name
+        shown.append(ExcludedShown(model=name, reason=reason, endpoint_id=endpoint.id))
     return shown
 
 

@@ -79,7 +79,9 @@ class Resolution:
         similarity, learned = (None, None) if meaning is None else (meaning.similarity or None, meaning.quality)
         ranked = rank(allowed, prompt.system, similarity, learned)
         found = _as_candidates(candidates(ranked, allowed))
-        told = statistics(allowed, ranked, meaning_available=similarity is not None, policy_name=policy.name)
+        told = statistics(
+            allowed, ranked, meaning_available=similarity is not None, policy_name=policy.name, catalogue=catalogue
+        )
         return Resolved(policy, priority, found, prompt.tokens, told)
 
     def _direct(

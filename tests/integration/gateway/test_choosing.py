@@ -95,6 +95,7 @@ async def test_meaning_chooses_and_the_row_says_why(platform: InProcessPlatform,
     assert [each["model"] for each in statistics["models"]] == ["coder", "poet"]
     assert all({"weight", "policy", "tags", "meaning"} <= each.keys() for each in statistics["models"])
     assert list(statistics["excluded"].values()) == ["privacy"]
+    assert list(statistics["endpoints_excluded"].values()) == ["privacy"]  # the coder's copy in the cloud
 
 
 async def test_the_debug_route_explains_without_sending_anything(
