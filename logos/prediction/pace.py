@@ -55,6 +55,14 @@ class Situation(NamedTuple):
     delay: Span = AT_ONCE
 
 
+class Company(NamedTuple):
+    """What ran beside a request on average, while it was answered: sequences in its batch, itself included, and the
+    share of the time (0 to 1) in which another engine on the same GPUs was busy."""
+
+    batch: float
+    beside: float = 0.0
+
+
 class Forecast(NamedTuple):
     """From the moment of the situation to the first token, and from each token to the next, in seconds."""
 
@@ -132,15 +140,15 @@ class Pace:
             self._slowdown = min(max(moved, 1.0), SLOWDOWN_MAX)
         self._first.learn(x, y, regime)
 
-    def learn_rest(self, situation: Situation, tokens: int, first_s: float, total_s: float) -> None:
-        """A whole answer: `first_s` to its first token, `total_s` in all, both since its dispatch in that situation."""
+    def learn_rest(self, tokens: int, first_s: float, total_s: float, company: Company) -> None:
+        """A whole answer: `first_s` to its first token, `total_s` in all, both since its dispatch."""
         if not (is_sensible(total_s) and is_sensible(first_s, total_s)):
             return
         self._stays += 1
         self._stay_s += (total_s - self._stay_s) * max(SMOOTHING, 1.0 / (self._stays + 1))
-        if 1 < tokens <= COUNT_MAX and _is_believable(situation):
-            slow = self._slowdown if situation.neighbours else 1.0
-            self._next.learn((slow, slow * (situation.running + 1.0)), (total_s - first_s) / (tokens - 1))
+        if 1 < tokens <= COUNT_MAX and 0.0 <= company.batch <= COUNT_MAX and 0.0 <= company.beside <= 1.0:
+            slow = 1.0 + company.beside * (self._slowdown - 1.0)
+            self._next.learn((slow, slow * max(company.batch, 1.0)), (total_s - first_s) / (tokens - 1))
 
     def snapshot(self, endpoint_id: int) -> PaceSnapshot:
         size = self.size

@@ -95,8 +95,8 @@ class Claims:
     def review(self, claim: Claim, order: Callable[[Engine], object]) -> bool:
         """Models that have come since, where there was room, become victims too; whether that makes enough room."""
         node, endpoint = claim.node, claim.endpoint
-        others = sorted(self._displaceable(node, endpoint), key=order)  # type: ignore[arg-type]  # any order
-        candidates = [*(each for each in claim.victims if each.state not in GONE), *others]
+        serving = [each for each in claim.victims if each.state not in GONE]
+        candidates = [*serving, *self._displaceable(node, endpoint, order)]
         if claim.sleeper is not None:
             again = self._to_wake(endpoint, node, claim.sleeper, candidates)
         else:
