@@ -32,7 +32,7 @@ MIXED = catalogue(
     pooled(9, gib=26),  # fits only where the pinned one is
 )
 NODES = (node("n1", 24, 24, host_gib=36), node("n2", 16, sleeps=False), node("n3", 32))
-SWAPPING = {"idle_sleep_s": 2.0, "load_backoff_s": 1.0}
+SWAPPING = {"idle_sleep_s": 2.0, "load_backoff_s": 1.0, "protected_s": 1.0}
 POLICIES = ["fcfs", "utilization", "ettft", "slo"]
 REMOTE_ONLY = catalogue(remote(1, parallel=8), remote(2, parallel=3))
 
