@@ -95,12 +95,12 @@ class Claims:
     def review(self, claim: Claim, order: Callable[[Engine], object]) -> bool:
         """Models that have come since, where there was room, become victims too; whether that makes enough room."""
         node, endpoint = claim.node, claim.endpoint
-        others = sorted(self._displaceable(node, endpoint), key=order)  # type: ignore[arg-type]  # any order
-        candidates = [*(each for each in claim.victims if each.state not in GONE), *others]
+        staying = [each for each in claim.victims if not self._has_gone(claim, each)]
+        candidates = [*staying, *self._displaceable(node, endpoint, order)]
         if claim.sleeper is not None:
-            again = self._to_wake(endpoint, node, claim.sleeper, candidates)
+            again = self._to_wake(endpoint, node, claim.sleeper, candidates, claim.is_for_good)
         else:
-            again = self._to_load(endpoint, node, candidates)
+            again = self._to_load(endpoint, node, candidates, claim.is_for_good)
         if again is None:
             return not candidates  # all have gone by themselves, or somebody is in transit
         for victim in again.victims:
@@ -136,8 +136,7 @@ class Claims:
         for victim in claim.victims:
             if victim.state is EngineState.DRAINING and self._transitions.is_drained(victim):
                 self._leave(claim, victim)
-        gone = {EngineState.COLD} if claim.is_for_good else GONE
-        if all(victim.state in gone for victim in claim.victims):
+        if all(self._has_gone(claim, victim) for victim in claim.victims):
             self.withdraw(claim)
             self._bring(claim)
 
@@ -243,6 +242,9 @@ class Claims:
         """Its node is there, and so is the engine that shall wake."""
         is_there = claim.node.node.id in self._state.nodes
         return is_there and (claim.sleeper is None or claim.sleeper.state is EngineState.ASLEEP)
+
+    def _has_gone(self, claim: Claim, victim: Engine) -> bool:
+        return victim.state is EngineState.COLD if claim.is_for_good else victim.state in GONE
 
     def _leave(self, claim: Claim, victim: Engine) -> None:
         """A drained victim goes, unless host RAM for its weights is on its way."""
