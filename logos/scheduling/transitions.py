@@ -83,12 +83,16 @@ class Transitions:
         engine.timer = self._state.timers.add(at, lambda: self.stop(engine))
 
     def can_sleep(self, engine: Engine) -> bool:
-        """Whether its model, its node and the host RAM there allow it to sleep."""
+        """Whether its model, its node and the host RAM there allow it to sleep now."""
+        if not self.is_able_to_sleep(engine):
+            return False
+        return engine.has_slept or engine.host_mib <= self._state.nodes[engine.node_id].host_free_mib()
+
+    def is_able_to_sleep(self, engine: Engine) -> bool:
+        """Whether it could sleep if host RAM were free there."""
         node = self._state.nodes.get(engine.node_id)
         spec = self._state.endpoints[engine.endpoint_id].endpoint.engine
-        if node is None or spec is None or not (spec.sleeps and node.node.sleeps):
-            return False
-        return engine.has_slept or engine.host_mib <= node.host_free_mib()
+        return node is not None and spec is not None and spec.sleeps and node.node.sleeps
 
     def stop(self, engine: Engine) -> None:
         """Ends the process, and asks again if nothing is heard of it."""
