@@ -65,7 +65,8 @@ class Ticket:
     first_token_at: float | None = None
     met: Situation | None = None  # when it was dispatched
     company_from: tuple[float, float, float] | None = None  # at its first token: when, and what `Occupancy` counted
-    ends_at: float = 0.0  # about when it should be through, once that was asked
+    ends_at: float = 0.0  # about when it should be through, ...
+    judged_at: float = float("-inf")  # ... as worked out at that time
     deadline: Timer | None = None
 
     @property
