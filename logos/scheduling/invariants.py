@@ -50,6 +50,7 @@ def _check_queue(state: State, endpoint: EndpointState) -> None:
     head = endpoint.queue.peek()
     assert head is not None
     held_back = not endpoint.is_pooled and endpoint.rate.admits_from(state.now, head.tokens) > state.now
+    held_back = held_back or any(place.paces for place in endpoint.places.values())  # promises to who runs there
     assert held_back or endpoint.roomiest() is None, f"a request waits at {endpoint.endpoint.id}, which has room"
 
 

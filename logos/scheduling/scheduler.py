@@ -31,6 +31,7 @@ from logos.scheduling.placement import Placement
 from logos.scheduling.policies import POLICIES, PREDICTING
 from logos.scheduling.queue import FairQueue
 from logos.scheduling.reference_swaps import ReferenceSwaps
+from logos.scheduling.scaling import Scaling
 from logos.scheduling.settings import SchedulerSettings
 from logos.scheduling.situations import answered, first_token
 from logos.scheduling.state import State, Ticket
@@ -79,7 +80,8 @@ class Scheduler:
         self._engines = Engines(state, transitions, self._capacity)
         self._endpoints = Endpoints(state, self._capacity, self._leases)
         views = Views(state, self._capacity, Delays(state, claims), predicts=settings.policy in PREDICTING)
-        self._placement = Placement(state, policy, views, self._capacity, self._leases)
+        scaling = Scaling(state, transitions)
+        self._placement = Placement(state, policy, views, self._capacity, scaling, self._leases)
         self._endpoints.apply(catalogue)
         self._reactions = self._table()
 

@@ -49,6 +49,11 @@ class SchedulerSettings:
     load_cooldown_s: float = 60.0  # after the last try
     sleep_timeout_s: float = 120.0
 
+    # Asking for nodes and giving them back; 0: never.
+    request_nodes_after_s: float = 15.0
+    request_nodes_interval_s: float = 60.0
+    release_node_after_s: float = 0.0
+
     # What the policy `slo` weighs, in seconds of lateness of one request.
     cost_late: float = 1.0
     cost_wait: float = 0.1

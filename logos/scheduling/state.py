@@ -7,6 +7,7 @@ gathers the commands of the event being handled and the endpoints that it touche
 from __future__ import annotations
 
 import enum
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -172,6 +173,8 @@ class PlaceState:
     inherited: int = 0
     backlog: Backlog = field(default_factory=Backlog)
     occupancy: Occupancy = field(default_factory=Occupancy)
+    prefixes: OrderedDict[int, int] = field(default_factory=OrderedDict)  # fingerprint -> tokens, oldest first
+    paces: dict[str, float] = field(default_factory=dict)  # seconds a token that running requests were promised
 
     @property
     def held(self) -> int:
@@ -474,6 +477,7 @@ class State:
         place = endpoint.places[ticket.place]
         place.occupancy.advance(self.now, len(place.running))
         del place.running[ticket.request_id]
+        place.paces.pop(ticket.request_id, None)
         if ticket.met is not None:
             place.backlog.left(ticket.request_id, self.now, self.predictor.prompt_token_s(ticket.endpoint_id))
         if not place.running:
