@@ -75,6 +75,14 @@ def test_the_upper_quantile_covers_nine_in_ten_while_the_world_drifts(seed: int)
     assert 0.44 <= statistics.fmean(below[200:]) <= 0.56
 
 
+def test_quantiles_stay_in_order_when_everything_becomes_faster_at_once() -> None:
+    fit = QuantileFit(PRIOR, TYPICAL, 1)
+    for each in range(400):
+        fit.learn((1.0, 100.0), 1.0 if each < 200 else 0.001)
+        p50, p90 = fit.quantiles()
+        assert all(0.0 <= low <= high for low, high in zip(p50, p90, strict=True))
+
+
 def test_regimes_have_their_own_residuals() -> None:
     chance = random.Random(5)
     fit = QuantileFit(PRIOR, TYPICAL, 2)
