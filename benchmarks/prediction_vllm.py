@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Collection
 from pathlib import Path
 
 import aiohttp
@@ -35,7 +36,7 @@ PROMPT_TOKENS = (10, 4_000)
 PREFIXES = 6
 PREFIX_SHARE = 0.3
 BLOCK_TOKENS = 16
-LOAD = 0.5  # of what the engine can do
+LOAD = 0.3  # of what the engine can do
 MAPE_MAX = 0.25
 
 
@@ -80,7 +81,7 @@ class Client:
             cached = len(self.prefixes[prefix]) if prefix in self.held else 0
         uncached = len(prompt) - cached
         arrived = time.perf_counter()
-        met = self.situation(len(prompt), uncached, arrived)
+        met = self.situation(len(prompt), uncached, arrived, ahead=self.queue)
         guesses = self.guess(met)
         self.queue.append(uncached)
         async with self.room:
@@ -101,15 +102,15 @@ class Client:
         self.score(guesses, first - arrived)
         return last - dispatched
 
-    def situation(self, prompt: int, uncached: int, now: float) -> Situation:
-        """What a scheduler would know now."""
+    def situation(self, prompt: int, uncached: int, now: float, ahead: Collection[int] = ()) -> Situation:
+        """What a scheduler would know now; `ahead` are the prompts that wait and go before it."""
         return Situation(
             prompt_tokens=prompt,
             uncached_tokens=uncached,
             running=len(self.running),
             slots=SLOTS,
-            waiting=len(self.queue),
-            queued_tokens=sum(self.queue),
+            waiting=len(ahead),
+            queued_tokens=sum(ahead),
             prefill_tokens=self.backlog.remaining_tokens,
             prefill_elapsed_s=now - self.backlog.at,
         )
