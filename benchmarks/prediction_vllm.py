@@ -180,6 +180,7 @@ def run() -> bool:
     print(f"{'vLLM on the CPU':<16}{HEAD}")
     for name, score in scores.items():
         print(f"{name:<16}{score.row()}")
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores (about 2 are this run's own)")
     mape = scores["logos"].mape
     print(f"limit {'kept' if mape <= MAPE_MAX else 'MISSED'}: MAPE {mape:.1%} (25 %)")
     return mape <= MAPE_MAX

@@ -160,6 +160,16 @@ def test_a_busy_neighbour_is_learned_as_a_slowdown() -> None:
     assert beside / alone == pytest.approx(1.6, rel=0.05)
 
 
+def test_an_engine_that_becomes_twice_as_slow_is_followed_within_forty_requests() -> None:
+    chance = random.Random(7)
+    predictor = predictor_after([])
+    for each in range(340):
+        tokens = chance.randrange(100, 4_000)
+        seconds = (0.03 + 0.0004 * tokens) * (2.0 if each >= 300 else 1.0) * chance.uniform(0.9, 1.1)
+        predictor.observe_first_token(1, Situation(tokens, tokens), seconds)
+    assert forecast(predictor, Situation(1_000, 1_000)).ttft_p50_s == pytest.approx(0.86, rel=0.1)
+
+
 def test_an_endpoint_that_is_forgotten_or_changes_its_size_starts_again() -> None:
     met = Situation(800, 800)
     fresh = forecast(predictor_after([]), met)
