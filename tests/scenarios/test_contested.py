@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import pytest
+
 from logos.domain.leases import SlotLease
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place
 from logos.scheduling.commands import Command
 from logos.scheduling.events import EngineSeen, Event, Request
-from tests.scenarios.world import World, dispatched, node, pooled, request, revokes, sleeps, wakes
+from tests.scenarios.platform import Mishaps, Platform
+from tests.scenarios.world import World, catalogue, dispatched, node, pooled, request, revokes, sleeps, wakes
 
 GIB = 1024
 ONE, TWO, THREE, FOUR = (f"n/m{each}/9{each}" for each in (1, 2, 3, 4))
@@ -328,6 +333,40 @@ def test_a_victim_that_nobody_asks_for_leaves_at_once() -> None:
     it = world("slo")
     until(it, 102.0)
     assert sleeps(it.arrives(patient("a", 2))) == [ONE]
+
+
+# slo: how long anybody waits.
+
+
+@pytest.mark.parametrize(
+    ("every_s", "parallel"),
+    [({1: 0.4, 2: 100.0}, 4), ({1: 0.4, 2: 37.0, 3: 53.0}, 4), ({1: 0.2, 2: 37.0, 3: 53.0}, 2)],
+)
+def test_a_model_that_is_seldom_asked_for_is_not_starved_by_one_that_always_is(
+    every_s: dict[int, float], parallel: int
+) -> None:
+    """In the last case m1 is asked for more than it could serve if it were alone."""
+    known = catalogue(*(pooled(each, parallel=parallel) for each in every_s))
+    done = Platform(1, known, (node("n", 24),), policy="slo", gateways=1, rate=0.0, mishaps=Mishaps.none())
+    for endpoint_id, seconds in every_s.items():
+        done.after(0.5, partial(done.clients_come_evenly, endpoint_id, seconds, 1.0))
+    done.run(200.0)
+    for endpoint_id in every_s:
+        if endpoint_id != 1:
+            waits = done.waits_s(endpoint_id)
+            assert len(waits) >= 2
+            assert max(waits) <= done.settings.swap_wait_max_s + 5.0
+
+
+def test_two_models_in_equal_demand_wait_alike_and_not_for_ever() -> None:
+    known = catalogue(pooled(1), pooled(2))
+    done = Platform(1, known, (node("n", 24),), policy="slo", gateways=1, rate=0.0, mishaps=Mishaps.none())
+    for endpoint_id in (1, 2):
+        done.after(0.5, partial(done.clients_come_evenly, endpoint_id, 0.6, 1.0))
+    done.run(200.0)
+    means = [sum(done.waits_s(each)) / len(done.waits_s(each)) for each in (1, 2)]
+    assert max(means) <= 1.5 * min(means)
+    assert max(*done.waits_s(1), *done.waits_s(2)) <= done.settings.swap_wait_max_s + 5.0
 
 
 # slo: idling.
