@@ -100,7 +100,10 @@ class Capacity:
             return outlook.refusal
 
     def attend(self, endpoint: EndpointState) -> None:
-        """What its engines do about it: claims go on, what has drained leaves, of a removed endpoint everything."""
+        """What its engines do about it: claims go on, what has drained leaves, of a removed endpoint everything.
+        Nothing while gateways may still say what runs there."""
+        if self._state.is_reconvening:
+            return
         if endpoint.is_removed and self._state.has_catalogue:
             self._dismiss(endpoint)
             return

@@ -152,9 +152,8 @@ class Scheduler:
 
     def _reconvened(self) -> None:
         """Whoever was going to has introduced itself: placing begins."""
-        for endpoint in self._state.endpoints.values():
-            if endpoint.queue:
-                self._state.touch(endpoint.endpoint.id)
+        for endpoint_id in self._state.endpoints:
+            self._state.touch(endpoint_id)
         self._capacity.reconsider()
 
     # Requests.
