@@ -139,4 +139,7 @@ def describe_missing(settings: tuple[RaySetting, ...]) -> str:
     if not settings:
         return ""
     wanted = " ".join(f"{setting.name}={setting.value}" for setting in settings)
-    return f"set on every Ray node before `ray start`: {wanted} (without: {settings[0].reason})"
+    return (
+        f"the Ray cluster lacks {wanted} (without: {settings[0].reason}); start it anew, on every machine after "
+        '`eval "$(python -m deployments.ray_environment)"`'
+    )

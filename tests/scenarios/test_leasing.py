@@ -122,6 +122,7 @@ def test_a_report_does_not_renew_a_lease_that_was_asked_back() -> None:
     world = World(remote(1, parallel=4))
     lease = leased(world)
     world.arrive(*(request(each, gateway="g2") for each in "bcd"))
+    world.leaves("d")
     world.now += 6.0
     assert grants(world.reports(lease.lease_id)) == []
 

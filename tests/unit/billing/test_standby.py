@@ -81,6 +81,27 @@ def test_a_key_in_use_asks_once_and_then_finds_quota_at_hand() -> None:
     assert world.calls == 1
 
 
+def test_there_is_no_moment_at_which_a_key_in_use_finds_nothing() -> None:
+    for half_seconds in range(2, int(KEPT_S * 2)):
+        world = World(key(requests_per_minute=600))
+        world.admit()
+        world.passes(half_seconds / 2)
+        world.now += 0.4
+        world.admit()
+        assert world.calls == 1, f"after {half_seconds / 2} s"
+
+
+def test_a_slice_that_was_asked_for_and_used_in_part_is_replaced() -> None:
+    world = World(key(requests_per_minute=600))
+    need = world.wallet.need(1, 10, T, waiting=5)
+    answer = world.book.request(need, "a", T)
+    assert isinstance(answer, QuotaSlice)
+    world.wallet.add(answer, T)
+    world.wallet.settle(world.admit(), 10, T)
+    world.round()
+    assert world.counted() == 1 + REQUESTS_MIN
+
+
 def test_a_key_that_rests_gives_everything_back() -> None:
     world = World(key(requests_per_minute=600))
     world.wallet.settle(world.admit(), 10, world.now)
@@ -161,7 +182,7 @@ def test_a_burst_is_remembered_for_the_next_one() -> None:
     for _ in range(32):
         world.admit()
     asked = world.calls
-    world.passes(6.0)
+    world.passes(7.0)
     for _ in range(32):
         world.admit()
     assert world.calls == asked

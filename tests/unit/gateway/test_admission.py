@@ -27,7 +27,8 @@ class Desk:
         self.asked: list[QuotaNeed] = []
         self.is_cut = False
         self.key = Key(1, "k", "", b"", limits=limits)
-        self._desk = QuotaDesk(QuotaBook(1), self.clock, lambda gateway_id, slice_ids: False)
+        self._book = QuotaBook(1)
+        self._desk = QuotaDesk(self._book, self.clock, lambda gateway_id, slice_ids: False)
         self._desk.apply_limits([self.key])
 
     def clock(self) -> float:
@@ -43,6 +44,11 @@ class Desk:
 
     async def watch(self, holder: str, epoch: int, version: int, wait_s: float) -> None:
         raise AssertionError("not asked here")
+
+    def take(self, requests: int) -> None:
+        """Another gateway has admitted so many."""
+        for _ in range(requests):
+            self._book.request(QuotaNeed(1, 0), "other", self.clock())
 
     def is_idle(self) -> bool:
         return self._desk.is_idle()
@@ -99,6 +105,15 @@ async def test_a_line_that_breaks_costs_a_key_nothing_but_a_call(started: tuple[
     assert len(desk.asked) == 1
     desk.is_cut = False
     await until(lambda: len(desk.asked) == 2)
+
+
+async def test_a_key_near_its_limit_is_not_asked_for_with_every_report(started: tuple[Desk, Admission]) -> None:
+    desk, admission = started
+    desk.take(40)  # of 64 at once
+    admission.settle(await admission.admit(desk.key, 10), {})
+    await until(lambda: len(desk.asked) == 2)
+    await asyncio.sleep(2.5 * REPORT_INTERVAL_S)
+    assert len(desk.asked) == 2
 
 
 async def test_what_is_refused_is_never_admitted_from_what_stands_by() -> None:
