@@ -1,6 +1,7 @@
 """A Ray cluster that somebody else started: joining it, what must hold there, and leaving it as it was.
 
 Everything that only `logos up --ray-address` needs. Which settings a cluster must have stands in `ray_settings`.
+Serve is not imported before they are known.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 
 import ray
 
-from deployments.classifier import APP_NAME
 from deployments.ray_settings import RaySetting, describe_missing, missing
 from deployments.remotes import ACCOUNTS, LEDGER, NAMESPACE, SCHEDULER
 from logos.domain.errors import Conflict
@@ -97,6 +97,8 @@ def port_of_serve() -> int | None:
 def delete_application() -> None:
     """Our application only; others that Serve runs go on."""
     from ray import serve
+
+    from deployments.classifier import APP_NAME
 
     if port_of_serve() is not None:
         serve.delete(APP_NAME)

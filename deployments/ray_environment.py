@@ -3,6 +3,7 @@
 `logos up` sets them for itself. For a cluster that is started by hand or by a launcher, on each of its machines:
 
     eval "$(python -m deployments.ray_environment)"
+    ray get-auth-token --generate > /dev/null    # where the cluster has no token yet; every machine needs the same
     ray start --head
 """
 
@@ -26,6 +27,7 @@ from logos.domain.errors import Conflict, LogosError
 
 REPLICA_PORTS = 100
 HAPROXY_PREFIX = "logos-ha-"
+AUTH_MODE = "RAY_AUTH_MODE"  # Ray clusters started by hand ask for a token only if told to, or if they find one
 
 
 def free_port() -> int:
@@ -79,11 +81,18 @@ def settings_here(settings: Settings, haproxy_dir: Path) -> tuple[RaySetting, ..
     )
 
 
+def show_token() -> None:
+    """Before ray is imported: `ray start` asks for its token wherever there is one, but `ray.init` with an address
+    does not show it unless it is told to."""
+    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+    if given or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault(AUTH_MODE, "token")
+
+
 def exports(table: Sequence[RaySetting], environment: Mapping[str, str]) -> list[str]:
     """Lines for a shell. What the operator has set stays."""
-    return [
-        f"export {setting.name}={shlex.quote(setting.value)}" for setting in table if setting.name not in environment
-    ]
+    wanted = {AUTH_MODE: "token"} | {setting.name: setting.value for setting in table}
+    return [f"export {name}={shlex.quote(value)}" for name, value in wanted.items() if name not in environment]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

