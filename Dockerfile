@@ -10,8 +10,8 @@ COPY logos logos
 COPY deployments deployments
 RUN python -m venv /opt/logos && pip install --no-cache-dir --constraint constraints.txt .
 
-# HAProxy without splicing (docs/design.md); its path is one of the settings that a cluster must have.
-RUN python -c "from pathlib import Path; from deployments.ray_settings import write_haproxy_wrapper; \
+# How HAProxy is started (docs/design.md); its path is one of the settings that a cluster must have.
+RUN python -c "from pathlib import Path; from deployments.haproxy import write_haproxy_wrapper; \
 d = Path('/opt/logos/haproxy'); d.mkdir(); write_haproxy_wrapper(d)" && chmod -R a+rX /opt/logos/haproxy
 
 EXPOSE 8080

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import click
 
-from deployments.ray_settings import RaySetting, haproxy_available, ray_settings, write_haproxy_wrapper
+from deployments.haproxy import haproxy_available, write_haproxy_wrapper
+from deployments.ray_settings import RaySetting, ray_settings
 from logos.config import Settings, load
 from logos.domain.errors import Conflict, LogosError
 
