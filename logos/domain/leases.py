@@ -27,13 +27,15 @@ class SlotLease:
 class QuotaNeed:
     """What a gateway asks for on behalf of one key: at least enough for one request of `tokens` tokens.
 
-    `wanted_requests` and `wanted_tokens` say how much would keep it going without asking again.
+    `wanted_requests` and `wanted_tokens` say how much would keep it going without asking again. `standby`: nobody waits
+    for it, it is to be at hand for the key's next requests; it is granted only while the key is far from its limits.
     """
 
     key_id: int
     tokens: int
     wanted_requests: int = 1
     wanted_tokens: int = 0
+    standby: bool = False
 
 
 @dataclass(frozen=True, slots=True)

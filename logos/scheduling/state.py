@@ -129,7 +129,6 @@ class Lease:
     slots: int
     granted_at: float
     state: LeaseState = LeaseState.LIVE
-    was_used: bool = False  # since it was granted or renewed
     running: dict[str, Ticket] = field(default_factory=dict)
     timer: Timer | None = None
 

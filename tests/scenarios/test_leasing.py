@@ -98,14 +98,33 @@ def test_a_lease_in_use_is_renewed_under_its_id_once_in_a_while() -> None:
     assert world.scheduler.summary()["leases"] == 1
 
 
-def test_an_idle_lease_is_not_renewed_so_that_everything_returns_to_zero() -> None:
+def test_a_lease_that_is_reported_of_is_renewed_even_if_nothing_ran_and_returned_when_its_holder_likes() -> None:
     world = World(remote(1, parallel=9))
     lease = leased(world)
     world.finishes("first-g1")
     world.now += 6.0
-    assert grants(world.reports(lease.lease_id)) == []
+    assert grants(world.reports(lease.lease_id)) == [lease]
+    world.passes(14.0)
+    assert world.scheduler.summary()["leases"] == 1
+    world.returns(lease.lease_id)
+    assert world.is_empty()
+
+
+def test_a_lease_that_is_not_heard_of_runs_out_so_that_everything_returns_to_zero() -> None:
+    world = World(remote(1, parallel=9))
+    leased(world)
+    world.finishes("first-g1")
     world.passes(60.0)
     assert world.is_empty()
+
+
+def test_a_report_does_not_renew_a_lease_that_was_asked_back() -> None:
+    world = World(remote(1, parallel=4))
+    lease = leased(world)
+    world.arrive(*(request(each, gateway="g2") for each in "bcd"))
+    world.leaves("d")
+    world.now += 6.0
+    assert grants(world.reports(lease.lease_id)) == []
 
 
 def test_a_lease_that_is_full_grows_when_it_is_renewed() -> None:
