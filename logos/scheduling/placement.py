@@ -43,7 +43,8 @@ class Placement:
                 return
             state.end(known)
         ticket = Ticket(request.request_id, request.gateway_id, 0, state.now, request)
-        ticket.slo_ttft_s = self._promise_s(request)
+        slo = state.catalogue.slo
+        ticket.slo_ttft_s = slo.first_token_s(request.mode, request.slo_ttft_s, request.slo_total_s)
         choice = self._choose(ticket)
         if isinstance(choice, Refusal):
             self._refuse(request, choice, 0.0)
@@ -122,15 +123,6 @@ class Placement:
         if endpoint.queue and endpoint.is_removed:
             # They wait for a catalogue that names it, and not for long.
             self._recheck(endpoint, state.now + state.settings.catalogue_grace_s)
-
-    def _promise_s(self, request: Request) -> float | None:
-        """The deadline for its first token, in seconds from its arrival: its own, or that of its mode."""
-        if request.slo_ttft_s is not None:
-            return request.slo_ttft_s
-        if request.slo_total_s is not None:
-            return request.slo_total_s
-        promise = self._state.catalogue.slo.of(request.mode)
-        return promise.ttft_s if promise.ttft_s is not None else promise.total_s
 
     # Inside: waiting.
 
