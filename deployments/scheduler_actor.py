@@ -22,6 +22,7 @@ class SchedulerOnRay(SchedulerActor):
             journal_directory=journal_directory,
             journal_store=ledger,
             learned_store=ledger,
+            metrics=ledger,
             learned=await read_back(ledger),
             gateway_lives=replica_lives,
             restarted=is_restarted(),

@@ -77,13 +77,13 @@ class Whereabouts(NamedTuple):
 
 
 class Orders:
-    """The orders under way. `taken` is called once with the answer to each that nothing has overtaken."""
+    """The orders under way. `taken` is called once for each that nothing has overtaken, with its answer."""
 
     def __init__(
         self,
         nodes: Callable[[str], NodePort],
         is_known: Callable[[str], bool],
-        taken: Callable[[EngineDone], None],
+        taken: Callable[[EngineDone, EngineCommand], None],
         clock: Callable[[], float],
     ) -> None:
         """`is_known`: whether a node (by id) has introduced itself and not been lost since."""
@@ -135,7 +135,7 @@ class Orders:
             done = EngineDone(engine_id, EngineState.FAILED, self._clock() - began, reason=str(error))
         if self._newest.get(engine_id) == number:
             self.over(engine_id)
-            self._taken(done)
+            self._taken(done, command)
 
     async def _ask_until_answered(self, command: EngineCommand, catalogue: Catalogue, number: int) -> EngineDone:
         """Raises ConnectionError once there is nobody left to ask, or no reason to."""

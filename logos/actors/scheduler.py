@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from logos.actors.journal import JournalWriter, encode_opening
 from logos.actors.learning import LearnedKeeper, LearnedStore
-from logos.actors.orders import EngineDone, NodePort, Orders
+from logos.actors.orders import EngineCommand, EngineDone, NodePort, Orders
 from logos.domain.catalogue import Catalogue
 from logos.domain.directory import DirectoryUpdate
 from logos.domain.errors import StaleEpoch
@@ -56,6 +56,7 @@ from logos.scheduling.messages import GatewayCommand, GatewayReport, SchedulerRe
 from logos.scheduling.replay import JournalOpening, begin
 from logos.scheduling.settings import SchedulerSettings
 from logos.storage.ledger_writer import JournalEntry
+from logos.telemetry.engines import EngineInstruments
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ GATEWAY_SILENCE_S_MAX = 30.0  # then it is gone, whatever Ray says
 NODE_SILENCE_S = 6.0
 JOURNAL_INTERVAL_S = 0.2
 LEARNED_INTERVAL_S = 30.0
+METRICS_INTERVAL_S = 2.0
+TRANSITIONS = {LoadEngine: "load", SleepEngine: "sleep", WakeEngine: "wake", StopEngine: "stop"}
 JOURNAL_BATCH = 2_000
 JOURNAL_BACKLOG_MAX = 50_000  # beyond it the table has a hole, which its sequence shows; the file has none
 
@@ -74,6 +77,12 @@ class JournalPort(Protocol):
     """Where journals are kept for reports: the ledger. May fail with ConnectionError."""
 
     async def append_journal(self, epoch: int, entries: Sequence[JournalEntry]) -> None: ...
+
+
+class MetricsPort(Protocol):
+    """Where the figures of all processes are summed: the ledger. May fail with ConnectionError."""
+
+    async def push_metrics(self, gateway_id: str, snapshot: bytes) -> None: ...
 
 
 class CataloguePort(Protocol):
@@ -111,6 +120,7 @@ class SchedulerActor:
         journal_store: JournalPort | None = None,
         gateway_lives: Callable[[str], Awaitable[bool]] | None = None,
         learned_store: LearnedStore | None = None,
+        metrics: MetricsPort | None = None,
         learned: Learned | None = None,
         restarted: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -132,6 +142,8 @@ class SchedulerActor:
         if journal_store is not None:
             snapshot = encode_opening(opening).decode()
             self._journal_backlog.append(JournalEntry(0, clock(), "snapshot", snapshot, None))
+        self._metrics = metrics
+        self._instruments = EngineInstruments()
         self._keeper = LearnedKeeper(learned_store, self.epoch) if learned_store is not None else None
         self._gateways: dict[str, _Gateway] = {}
         self._node_heard_at: dict[str, float] = {}
@@ -142,7 +154,13 @@ class SchedulerActor:
 
     async def start(self) -> None:
         """Begins to watch the catalogue, the gateways and the journal. Call once, on the actor's event loop."""
-        for loop in (self._watch_catalogue(), self._watch_liveness(), self._write_journal(), self._keep_learned()):
+        for loop in (
+            self._watch_catalogue(),
+            self._watch_liveness(),
+            self._write_journal(),
+            self._keep_learned(),
+            self._push_metrics(),
+        ):
             self._spawn(loop)
 
     async def save(self) -> None:
@@ -294,8 +312,9 @@ class SchedulerActor:
             gateway.commands.append(command)
             gateway.news.set()
 
-    def _answered(self, done: EngineDone) -> None:
-        """An order was carried out, or failed."""
+    def _answered(self, done: EngineDone, command: EngineCommand | None = None) -> None:
+        """An order was carried out, or failed. `command` None: of an earlier life."""
+        self._count(done, command)
         if done.address is not None:
             self._addresses[done.engine_id] = done.address
         elif done.state in (EngineState.COLD, EngineState.FAILED):
@@ -303,6 +322,22 @@ class SchedulerActor:
         if done.state is EngineState.COLD:
             self._orders.forget(done.engine_id)
         self._feed(EngineChanged(0.0, done.engine_id, done.state, done.seconds, done.memory_mib, done.reason))
+
+    def _count(self, done: EngineDone, command: EngineCommand | None) -> None:
+        where = self._orders.engines.get(done.engine_id)
+        if command is None or where is None or done.state is EngineState.FAILED:
+            return
+        endpoint = self._catalogue.endpoint.get(where.endpoint_id)
+        model = self._catalogue.model.get(endpoint.model_id) if endpoint is not None else None
+        if model is not None:
+            self._instruments.transition(model.name, TRANSITIONS[type(command)], done.seconds)
+
+    async def _push_metrics(self) -> None:
+        while self._metrics is not None:
+            self._instruments.states((each["model"], each["state"]) for each in self._core.summary()["engines"])
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                await self._metrics.push_metrics(f"scheduler-{self.epoch}", self._instruments.snapshot())
+            await asyncio.sleep(METRICS_INTERVAL_S)
 
     async def _release(self, node_id: str) -> None:
         try:

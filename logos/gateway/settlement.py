@@ -216,8 +216,17 @@ class Settlement:
         instruments.queue_waited(accepted.queue_wait_s)
         if closing.first_token_at is not None:
             instruments.first_token(name, closing.first_token_at - accepted.accepted_at)
+            self._compare(name, accepted)
         if accepted.overhead_s is not None:
             instruments.overhead(accepted.overhead_s)
+
+    def _compare(self, model: str, accepted: Accepted) -> None:
+        """What was predicted with what came, where the first place answered and showed its first token."""
+        grant = accepted.grant
+        if grant is None or grant.predicted_ttft_s is None or accepted.ttft_s is None or len(accepted.attempts) != 1:
+            return
+        assert accepted.first_token_at is not None
+        self._instruments.predicted(model, grant.predicted_ttft_s, accepted.first_token_at - accepted.accepted_at)
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -142,6 +142,7 @@ async def in_process_platform(
                 journal_directory=directory / "journal",
                 journal_store=ledger,
                 learned_store=ledger,
+                metrics=ledger,
                 learned=learned,
                 restarted=restarted,
             )

@@ -58,7 +58,7 @@ class Node:
 
 
 def orders_to(node: Node, taken: list[EngineDone], is_known: Callable[[str], bool] = lambda _: True) -> Orders:
-    made = Orders(lambda _: node, is_known, taken.append, time.monotonic)
+    made = Orders(lambda _: node, is_known, lambda done, _: taken.append(done), time.monotonic)
     made.seen("n", (SEEN,))
     return made
 
