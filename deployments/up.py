@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 RECORD_INTERVAL_S = 1.0
 STOP_GRACE_S = 6.0
+SAVE_WAIT_S = 2.0
 DRAIN_LOOK_S = 0.3
 DRAIN_LOOKS = 2
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
@@ -106,6 +107,7 @@ class Up:
             blueprint = composition.Blueprint(self._settings, self._data_dir, database.result())
             actors = composition.ensure_actors(blueprint)
             self._undo.append(("actors", lambda: _kill(actors)))
+            self._undo.append(("the scheduler's memory", lambda: _save(actors[0])))
             begun = bootstrap.begin(actors[-1], self._configuration)
             for note in begun.notes:
                 self._say(note)
@@ -264,6 +266,12 @@ def _kill(actors: list[Any]) -> None:
 
     for actor in actors:
         ray.kill(actor)
+
+
+def _save(scheduler: Any) -> None:
+    import ray
+
+    ray.get(scheduler.save.remote(), timeout=SAVE_WAIT_S)
 
 
 def _shut_down_nodes(nodes: list[Any]) -> None:

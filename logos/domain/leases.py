@@ -14,13 +14,23 @@ from logos.domain.nouns import Place
 
 @dataclass(frozen=True, slots=True)
 class SlotLease:
-    """So many requests at once at one place, for one gateway."""
+    """So many requests at once at one place, for one gateway.
+
+    `ttft_s` is what was expected of an empty prompt there when it was granted or renewed, `prompt_token_s` what each
+    token of a prompt adds: the forecast for what runs under it.
+    """
 
     lease_id: str
     gateway_id: str
     place: Place
     slots: int
     ttl_s: float
+    ttft_s: float | None = None
+    prompt_token_s: float = 0.0
+
+    def predicted_ttft_s(self, prompt_tokens: int) -> float | None:
+        """The median expected for a prompt of so many tokens; None if nothing was."""
+        return None if self.ttft_s is None else self.ttft_s + self.prompt_token_s * prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)

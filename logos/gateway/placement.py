@@ -118,7 +118,7 @@ class Placement:
 
     # ------------------------------------------------------------------ for the request's way
 
-    def lease_for(self, request_id: str, candidate: Candidate) -> Grant | None:
+    def lease_for(self, request_id: str, candidate: Candidate, prompt_tokens: int = 0) -> Grant | None:
         """A place for the best candidate under a lease held here, the one with most room; None: ask."""
         held_here = self._leases_at.get(candidate.endpoint_id)
         if not held_here:
@@ -138,7 +138,14 @@ class Placement:
         place = best.lease.place
         address = self._addresses.get(place.engine_id) if place.engine_id is not None else None
         tier = Tier.REMOTE if place.engine_id is None else Tier.WARM
-        return Grant(request_id, place, tier, lease_id=best.lease.lease_id, address=address)
+        return Grant(
+            request_id,
+            place,
+            tier,
+            lease_id=best.lease.lease_id,
+            address=address,
+            predicted_ttft_s=best.lease.predicted_ttft_s(prompt_tokens),
+        )
 
     async def ask(self, request: Request) -> Grant:
         """Waits for the scheduler's word. Raises NoCapacity or QueueTimeout; cancelling gives up the place in line."""
@@ -175,7 +182,14 @@ class Placement:
             self._tell(RequestCancelled(0.0, grant.request_id), urgent=True)
         elif end.ok:
             self._tell(
-                RequestFinished(0.0, grant.request_id, end.prompt_tokens, end.completion_tokens, end.total_s or 0.0),
+                RequestFinished(
+                    0.0,
+                    grant.request_id,
+                    end.prompt_tokens,
+                    end.completion_tokens,
+                    end.total_s or 0.0,
+                    end.cached_tokens,
+                ),
                 urgent=True,
             )
         else:

@@ -14,6 +14,7 @@ from logos.domain.leases import SlotLease
 from logos.domain.lifecycle import RequestState
 from logos.scheduling.commands import GrantLease, RevokeLease
 from logos.scheduling.events import Ended, LeaseReported, LeaseReturned
+from logos.scheduling.situations import situation
 from logos.scheduling.state import EndpointState, Lease, LeaseState, PlaceState, State, Ticket
 
 
@@ -121,8 +122,16 @@ class Leases:
         ttl_s = self._state.settings.lease_ttl_s
         lease.granted_at = self._state.now
         self._arm(lease, ttl_s)
-        granted = SlotLease(lease.lease_id, lease.gateway_id, lease.place, lease.slots, ttl_s)
+        ttft_s, prompt_token_s = self._forecast(lease)
+        granted = SlotLease(lease.lease_id, lease.gateway_id, lease.place, lease.slots, ttl_s, ttft_s, prompt_token_s)
         self._state.commands.append(GrantLease(granted))
+
+    def _forecast(self, lease: Lease) -> tuple[float, float]:
+        """Seconds to the first token of an empty prompt there now, and what each prompt token adds."""
+        state, endpoint_id = self._state, lease.place.endpoint_id
+        met = situation(state, state.endpoints[endpoint_id], state.place(lease.place), 0, 0)
+        [forecast] = state.predictor.score([(endpoint_id, met)])
+        return forecast.ttft_p50_s, state.predictor.prompt_token_s(endpoint_id)
 
     def _arm(self, lease: Lease, ttl_s: float) -> None:
         self._state.timers.cancel(lease.timer)

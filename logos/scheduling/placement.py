@@ -48,7 +48,8 @@ class Placement:
                 return
             state.end(known)
         ticket = Ticket(request.request_id, request.gateway_id, 0, state.now, request)
-        ticket.slo_ttft_s = self._promise_s(request)
+        slo = state.catalogue.slo
+        ticket.slo_ttft_s = slo.first_token_s(request.mode, request.slo_ttft_s, request.slo_total_s)
         choice = self._choose(ticket)
         if isinstance(choice, Refusal):
             self._refuse(request, choice, 0.0)
@@ -145,15 +146,6 @@ class Placement:
         message = f"it would wait about {expected_s:.0f} s and may wait {request.queue_timeout_s:.0f} s"
         retry_after_s = min(max(expected_s - request.queue_timeout_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
         return Refusal("no_capacity", message, retry_after_s)
-
-    def _promise_s(self, request: Request) -> float | None:
-        """The deadline for its first token, in seconds from its arrival: its own, or that of its mode."""
-        if request.slo_ttft_s is not None:
-            return request.slo_ttft_s
-        if request.slo_total_s is not None:
-            return request.slo_total_s
-        promise = self._state.catalogue.slo.of(request.mode)
-        return promise.ttft_s if promise.ttft_s is not None else promise.total_s
 
     # Inside: waiting.
 

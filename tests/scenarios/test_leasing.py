@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from logos.domain.leases import SlotLease
 from logos.domain.nouns import Place
+from logos.scheduling.events import FirstToken
 from tests.scenarios.world import World, dispatched, grants, node, pooled, remote, request, revokes
 
 
@@ -12,11 +15,28 @@ def leased(world: World, gateway: str = "g1") -> SlotLease:
     return lease
 
 
+def without_forecast(lease: SlotLease) -> SlotLease:
+    return dataclasses.replace(lease, ttft_s=None, prompt_token_s=0.0)
+
+
 def test_a_request_placed_at_once_earns_its_gateway_slots() -> None:
     world = World(remote(1, parallel=9))
-    assert leased(world) == SlotLease("1-1", "g1", Place(1), 4, 15.0)
+    assert without_forecast(leased(world)) == SlotLease("1-1", "g1", Place(1), 4, 15.0)
     # Of the 8 - 4 - 1 slots that are free then, a second gateway gets a smaller part.
     assert leased(world, "g2").slots == 1
+
+
+def test_a_lease_carries_the_forecast_of_its_place_as_learned_so_far() -> None:
+    world = World(remote(1, parallel=9))
+    fresh = leased(world)
+    assert fresh.predicted_ttft_s(1000) > fresh.predicted_ttft_s(10) > 0.0
+    for number in range(40):
+        world.arrives(request(f"r{number}", gateway="g3"))
+        world.starts(f"r{number}")
+        world.now += 3.0
+        world.hears(FirstToken(world.now, f"r{number}", 3.0))
+        world.finishes(f"r{number}", total_s=4.0)
+    assert 2.0 < leased(world, "g9").predicted_ttft_s(10) < 4.0
 
 
 def test_the_last_slot_is_never_leased() -> None:
@@ -133,7 +153,7 @@ def test_a_lease_that_is_full_grows_when_it_is_renewed() -> None:
     assert lease.slots == 8
     world.now += 6.0
     [renewed] = grants(world.reports(lease.lease_id, *(f"x{each}" for each in range(8))))
-    assert renewed == SlotLease(lease.lease_id, "g1", lease.place, 8 + 4, 15.0)
+    assert without_forecast(renewed) == SlotLease(lease.lease_id, "g1", lease.place, 8 + 4, 15.0)
 
 
 def test_a_lease_that_is_full_grows_when_its_gateway_has_to_ask() -> None:

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from logos.actors.scheduler import NodePort, SchedulerActor
+from logos.actors.orders import NodePort
+from logos.actors.scheduler import SchedulerActor
 from logos.domain.catalogue import Catalogue
 from logos.domain.directory import DirectoryUpdate
 from logos.domain.errors import NoCapacity, QueueTimeout
