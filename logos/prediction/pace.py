@@ -96,7 +96,7 @@ class PaceSnapshot:
 class Pace:
     """What one endpoint has shown of its pace."""
 
-    __slots__ = ("_first", "_drift", "_factor", "_next", "_slowdown", "_stay_s", "_stays", "_trend", "size")
+    __slots__ = ("_drift", "_factor", "_first", "_next", "_slowdown", "_stay_s", "_stays", "_trend", "size")
 
     def __init__(self, size: Size, snapshot: PaceSnapshot | None = None) -> None:
         self.size = size
