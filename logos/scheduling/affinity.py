@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from logos.scheduling.events import Request
+from logos.scheduling.places import EndpointState, PlaceState
 from logos.scheduling.situations import neighbours_running, situation
-from logos.scheduling.state import EndpointState, PlaceState, State, Ticket
+from logos.scheduling.state import State
+from logos.scheduling.tickets import Ticket
 
 PREFIXES_MAX = 512  # remembered for each place; an engine's cache holds about as many conversations
 

@@ -10,8 +10,10 @@ from logos.domain.lifecycle import RequestState
 from logos.domain.nouns import Tier
 from logos.scheduling.affinity import pace_allowed_s, remember, uncached_tokens
 from logos.scheduling.commands import Dispatch
+from logos.scheduling.places import EndpointState, PlaceState
 from logos.scheduling.situations import situation
-from logos.scheduling.state import EndpointState, PlaceState, State, Ticket
+from logos.scheduling.state import State
+from logos.scheduling.tickets import Ticket
 
 
 def dispatch(state: State, ticket: Ticket, endpoint: EndpointState, place: PlaceState) -> None:

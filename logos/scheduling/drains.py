@@ -8,8 +8,10 @@ from __future__ import annotations
 from logos.domain.nouns import Place
 from logos.prediction.spans import Span
 from logos.scheduling.nodes import Engine
+from logos.scheduling.places import PlaceState
 from logos.scheduling.situations import neighbours_running
-from logos.scheduling.state import PlaceState, State, Ticket
+from logos.scheduling.state import State
+from logos.scheduling.tickets import Ticket
 
 RUNNING_UPPER = 0.75  # from the median (0) to the 0.9 quantile (1) of what a running request still needs
 JUDGED_FOR_S = 0.3  # how long what was worked out for a running request stands

@@ -10,7 +10,8 @@ from logos.domain.catalogue import Catalogue
 from logos.domain.nouns import Endpoint, Place
 from logos.scheduling.capacity import Capacity
 from logos.scheduling.leases import Leases
-from logos.scheduling.state import EndpointState, State
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import State
 
 
 class Endpoints:

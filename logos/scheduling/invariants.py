@@ -6,7 +6,8 @@ Nothing here changes anything, and nothing in production calls it: it looks at e
 from __future__ import annotations
 
 from logos.domain.lifecycle import EngineState, RequestState
-from logos.scheduling.state import EndpointState, PlaceState, State
+from logos.scheduling.places import EndpointState, PlaceState
+from logos.scheduling.state import State
 
 
 def check(state: State) -> None:

@@ -14,8 +14,10 @@ from logos.domain.leases import SlotLease
 from logos.domain.lifecycle import RequestState
 from logos.scheduling.commands import GrantLease, RevokeLease
 from logos.scheduling.events import Ended, LeaseReported, LeaseReturned
+from logos.scheduling.places import EndpointState, Lease, LeaseState, PlaceState
 from logos.scheduling.situations import situation
-from logos.scheduling.state import EndpointState, Lease, LeaseState, PlaceState, State, Ticket
+from logos.scheduling.state import State
+from logos.scheduling.tickets import Ticket
 
 
 class Leases:

@@ -32,8 +32,10 @@ from logos.scheduling.dispatching import dispatch
 from logos.scheduling.drains import Drains
 from logos.scheduling.idling import Idling
 from logos.scheduling.nodes import Engine
-from logos.scheduling.state import EndpointState, State, Ticket
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import State
 from logos.scheduling.swapping import IN_TRANSIT, Claim, Claims
+from logos.scheduling.tickets import Ticket
 from logos.scheduling.transitions import Transitions
 
 LOOK_AT_MAX = 64  # waiting requests of a victim that are weighed at once

@@ -16,9 +16,11 @@ from logos.scheduling.dispatching import dispatch
 from logos.scheduling.events import Request
 from logos.scheduling.leases import Leases
 from logos.scheduling.nodes import count
+from logos.scheduling.places import EndpointState
 from logos.scheduling.policies import Choice, Policy, Stake, View
 from logos.scheduling.scaling import Scaling
-from logos.scheduling.state import EndpointState, State, Ticket
+from logos.scheduling.state import State
+from logos.scheduling.tickets import Ticket
 from logos.scheduling.views import Views, tier_of
 
 RETRY_AFTER_MIN_S = 1.0

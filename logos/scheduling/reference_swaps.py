@@ -10,7 +10,8 @@ from __future__ import annotations
 from logos.scheduling.demand import CYCLE_S
 from logos.scheduling.idling import Idling
 from logos.scheduling.nodes import Engine
-from logos.scheduling.state import EndpointState, State
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import State
 from logos.scheduling.swapping import Claim, Claims
 from logos.scheduling.timers import Timer
 from logos.scheduling.transitions import Transitions

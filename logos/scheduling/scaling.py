@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from logos.scheduling.commands import ReleaseNode, RequestNodes
 from logos.scheduling.nodes import NodeState
-from logos.scheduling.state import EndpointState, State
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import State
 from logos.scheduling.timers import Timer
 from logos.scheduling.transitions import Transitions, spec_of
 

@@ -34,9 +34,10 @@ from logos.scheduling.reference_swaps import ReferenceSwaps
 from logos.scheduling.scaling import Scaling
 from logos.scheduling.settings import SchedulerSettings
 from logos.scheduling.situations import answered, first_token
-from logos.scheduling.state import State, Ticket
+from logos.scheduling.state import State
 from logos.scheduling.summary import summarize
 from logos.scheduling.swapping import Claims, SwapRules
+from logos.scheduling.tickets import Ticket
 from logos.scheduling.transitions import Transitions
 from logos.scheduling.views import Views
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from logos.domain.lifecycle import EngineState
 from logos.scheduling.nodes import Engine, NodeState
-from logos.scheduling.state import EndpointState, GatewayState, State
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import GatewayState, State
 from logos.scheduling.swapping import Claim
 
 

@@ -12,9 +12,10 @@ from logos.scheduling.affinity import uncached_tokens
 from logos.scheduling.capacity import Capacity, Outlook, Refusal
 from logos.scheduling.delays import Delays
 from logos.scheduling.events import Candidate, Request
+from logos.scheduling.places import EndpointState, PlaceState
 from logos.scheduling.policies import View
 from logos.scheduling.situations import situation
-from logos.scheduling.state import EndpointState, PlaceState, State
+from logos.scheduling.state import State
 
 MILLION = 1_000_000
 
