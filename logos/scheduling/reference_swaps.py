@@ -35,7 +35,9 @@ class ReferenceSwaps:
         self._cycle: Timer | None = None
 
     def wanted(self, endpoint: EndpointState) -> None:
-        self._try(endpoint, at_cycle=False)
+        """It tries if a request has just come; whoever is only looked at again waits for the next cycle."""
+        if endpoint.score.arrivals and endpoint.score.arrivals[-1] == self._state.now:
+            self._try(endpoint, at_cycle=False)
         self._keep_cycling()
 
     def attend(self, endpoint: EndpointState) -> None:

@@ -92,6 +92,16 @@ def test_who_was_turned_away_tries_again_at_the_next_cycle() -> None:
     assert sleeps(until(it, 110.1)) == [ONE]
 
 
+def test_who_was_turned_away_does_not_try_again_because_somebody_left() -> None:
+    it = world("ettft")
+    until(it, 104.0)
+    it.arrive(patient("a", 2), patient("b", 2))
+    until(it, 106.0)
+    assert it.leaves("b") == []
+    assert sleeps(until(it, 109.9)) == []
+    assert sleeps(until(it, 110.1)) == [ONE]
+
+
 # ettft: victims that idle.
 
 
