@@ -602,13 +602,14 @@ class Platform:
 
     def introduce_node(self, node: SimNode) -> None:
         if node.alive:
-            self.feed(ev.NodeSeen(0.0, node.node, tuple(self.as_seen(node, each) for each in node.engines.values())))
+            seen = (self.as_seen(node, each) for each in node.engines.values())
+            self.feed(ev.NodeSeen(0.0, node.node, tuple(each for each in seen if each.memory_mib)))
 
     def as_seen(self, node: SimNode, engine: ev.EngineSeen) -> ev.EngineSeen:
         """As it is said to a core that knows nothing: of an engine that was ended while it slept little is left."""
         if engine.state is not EngineState.STOPPING:
             return engine
-        return replace(engine, memory_mib=max(self.held_mib(node, engine), 1) * len(engine.gpu_indices))
+        return replace(engine, memory_mib=self.held_mib(node, engine) * len(engine.gpu_indices))
 
     def load(self, command: cmd.LoadEngine) -> None:
         node = self.nodes.get(command.node_id)
