@@ -43,7 +43,7 @@ class ObservedQuantiles:
     def quantile(self, share: float, *, above: float = -math.inf) -> float | None:
         """The smallest observed value that at least `share` (0 to 1) of the observations do not exceed; of those
         `above` a value only, if one is given. None: there are none."""
-        first = bisect.bisect_right(self._sorted, above)
+        first = bisect.bisect_right(self._sorted, above) if above != -math.inf else 0
         count = len(self._sorted) - first
         if not count:
             return None

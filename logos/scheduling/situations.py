@@ -50,13 +50,10 @@ def neighbours(state: State, place: Place) -> list[PlaceState]:
     """The places of other engines on the same GPUs."""
     engine = state.engines.get(place.engine_id) if place.engine_id is not None else None
     node = state.nodes.get(engine.node_id) if engine is not None else None
-    if engine is None or node is None or len(node.engines) < 2:
+    if engine is None or node is None:
         return []
-    gpus = set(engine.gpu_indices)
     found = []
-    for other in node.engines.values():
-        if other is engine or gpus.isdisjoint(other.gpu_indices):
-            continue
+    for other in node.beside(engine):
         there = state.endpoints[other.endpoint_id].places.get(Place(other.endpoint_id, other.engine_id))
         if there is not None:
             found.append(there)
