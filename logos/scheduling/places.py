@@ -89,9 +89,13 @@ class PlaceState:
     @property
     def held(self) -> int:
         """Slots that are not free: what runs, and what gateways may start at any moment."""
-        if not self.leases:
-            return len(self.running)
-        return len(self.running) + sum(lease.unused for lease in self.leases.values())
+        held = len(self.running)
+        for lease in self.leases.values():
+            if lease.state is not LeaseState.SPENT:
+                unused = lease.slots - len(lease.running)
+                if unused > 0:
+                    held += unused
+        return held
 
     @property
     def free(self) -> int:

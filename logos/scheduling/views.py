@@ -60,14 +60,12 @@ class Views:
     def _load(self, endpoint: EndpointState) -> tuple[int, int, Tier]:
         """Requests that run there, that may run at once, and what one more would meet."""
         running = parallel = 0
-        has_room = False
         for place in endpoint.places.values():
             running += len(place.running)
             if place.is_open:
                 parallel += place.capacity
-                has_room = has_room or place.free > 0
         if parallel:
-            return running, parallel, Tier.QUEUED if endpoint.queue or not has_room else Tier.WARM
+            return running, parallel, awake_tier(endpoint)
         return running, endpoint.capacity_per_place, tier_of(endpoint)
 
     def _predicted(
