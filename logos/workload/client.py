@@ -308,14 +308,13 @@ async def _sleep_unless(stop: asyncio.Event, seconds: float) -> None:
 
 
 async def _finish(tasks: Sequence[asyncio.Task[Exchange]], stop: asyncio.Event) -> None:
-    """Waits for all tasks; once `stop` is set, cancels the ones that still run."""
+    """Waits for all tasks; once `stop` is set, cancels the ones that still run (all have begun by then)."""
     if not tasks:
         return
     stopped = asyncio.create_task(stop.wait())
     everything = asyncio.ensure_future(asyncio.wait(tasks))
     await asyncio.wait([stopped, everything], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    await asyncio.sleep(0)  # a task that is cancelled before its first step would leave no exchange
     for task in tasks:
         task.cancel()
     await everything
