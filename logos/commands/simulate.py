@@ -51,7 +51,7 @@ class BadInput(click.ClickException):
 @click.option("--cluster", required=True, metavar="FILE|NAME",
               help="a cluster file, or a shipped world such as contention, market or laptop")  # fmt: skip
 @click.option("--policy", "policies", default="slo", show_default=True, metavar="NAME[,NAME...]",
-              help="fcfs, utilization, ettft, slo, ettft-delayed, ollama")  # fmt: skip
+              help="fcfs, utilization, ettft, slo, ettft-delayed, ollama, round-robin, weighted")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True,
               help="of answer lengths, and of generated arrivals")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1, SEEDS_MAX), default=1, show_default=True, metavar="N",
