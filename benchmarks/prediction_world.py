@@ -43,7 +43,7 @@ class EngineKind:
     sleep_s: float
     load_s: float
     idle_s: float = 10.0  # after which it sleeps
-    load: float = 0.45  # of what it could do
+    load: float = 0.4  # of what it could do
     neighbour: str | None = None  # on the same GPUs
 
 
@@ -131,7 +131,7 @@ class Place:
     def _job(self) -> Job:
         chance = self.random
         low, high = PROMPT_TOKENS
-        prompt = round(math.exp(chance.uniform(math.log(low), math.log(high))))
+        prompt = round(min(max(chance.lognormvariate(math.log(700), 1.2), low), high))
         prefix = None
         if chance.random() < PREFIX_SHARE:
             prefix = min(chance.randrange(PREFIXES), chance.randrange(PREFIXES))
@@ -244,8 +244,18 @@ class EnginePlace(Place):
         return total
 
     def _expect_cached(self, job: Job) -> None:
-        held = job.prefix is not None and job.prefix in self.remembered
-        job.uncached = job.prompt - (min(self.prefixes[job.prefix], job.prompt - 1) if held else 0)
+        """Held if somebody with this prefix has had a first token, or is far enough ahead of it to have one by then."""
+        job.uncached = job.prompt
+        if job.prefix is None:
+            return
+        between = -1
+        for each in self.inside.values():
+            if each.first_at is None and between >= 0:
+                between += each.uncached
+            elif each.first_at is None and each.prefix == job.prefix:
+                between = 0
+        if job.prefix in self.remembered or between >= self.kind.pace.prefill_chunk_tokens:
+            job.uncached = job.prompt - min(self.prefixes[job.prefix], job.prompt - 1)
 
     # What happens.
 
@@ -272,8 +282,6 @@ class EnginePlace(Place):
             blocks: list[tuple[int, int]] = []
             if job.prefix is not None:
                 blocks = [(job.prefix, block) for block in range(min(self.prefixes[job.prefix], job.prompt) // 16)]
-                self.remembered[job.prefix] = None
-                self.remembered.move_to_end(job.prefix)
             self.engine.submit(job.number, job.prompt, job.output, blocks)
             self._cut()
         self._plan()
@@ -318,6 +326,9 @@ class EnginePlace(Place):
     def _first(self, job: Job) -> None:
         assert job.met_at_dispatch is not None
         job.first_at = self.now
+        if job.prefix is not None:  # known to be in the cache from now on
+            self.remembered[job.prefix] = None
+            self.remembered.move_to_end(job.prefix)
         predictor = self.world.predictor
         self.backlog.left(str(job.number), self.now, predictor.prompt_token_s(self.endpoint_id))
         predictor.observe_first_token(self.endpoint_id, job.met_at_dispatch, self.now - job.dispatched_at)

@@ -102,7 +102,8 @@ def application(blueprint: Blueprint) -> serve.Application:
     undeclared = blueprint.settings.model_copy(
         update={name: field.get_default() for name, field in Declaration.model_fields.items()}
     )
-    return ingress.bind(dataclasses.replace(blueprint, settings=undeclared), Classifier.bind())
+    classifier = Classifier.bind(blueprint.settings.classifier, blueprint.database_url)
+    return ingress.bind(dataclasses.replace(blueprint, settings=undeclared), classifier)
 
 
 def build(arguments: dict[str, str]) -> serve.Application:

@@ -35,6 +35,7 @@ from deployments.ray_settings import (
 )
 from logos.config import Configuration
 from logos.domain.errors import Conflict, LogosError
+from logos.embedding.sentence import check_installed
 
 log = logging.getLogger(__name__)
 
@@ -310,6 +311,8 @@ def _environment_of_cluster() -> dict[str, str]:
 
 def run(configuration: Configuration) -> int:
     """Runs a platform in the foreground. Expected failures are one line."""
+    if configuration.settings.classifier.embedding == "sentence-transformers":
+        check_installed()  # while there is still somebody at the terminal to read it
     try:
         return Up(configuration).run()
     except LogosError as error:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, SecretStr, model_validator
 
-from logos.declarations import Count, Declaration, Declared, Gib, Name, Positive, ProviderDeclared
+from logos.declarations import Count, Declaration, Declared, Gib, Name, Positive, ProviderDeclared, Secret
 from logos.documents import parse, read_yaml, secret_resolver
 from logos.domain.errors import InvalidDeclaration
 from logos.domain.keys import flaw_of_chosen
@@ -123,6 +123,27 @@ class NodeSettings(Declared):
     pace: PaceSettings = PaceSettings()
 
 
+class ClassifierSettings(Declared):
+    """Choosing by meaning: which embedding, and how long a request waits for it before policy and tags decide."""
+
+    embedding: Literal["static", "sentence-transformers", "openai"] = "static"
+    model: Annotated[str, Field(min_length=1, max_length=500)] | None = None  # of the last two
+    base_url: Annotated[str, Field(pattern="^https?://.")] | None = None  # `/embeddings` is added to it
+    api_key: Secret | None = None
+    timeout_s: Seconds = 2.0  # of one call to `base_url`
+    wait_ms: Milliseconds = 500.0
+
+    @model_validator(mode="after")
+    def _embedding_is_complete(self) -> ClassifierSettings:
+        if self.embedding != "static" and self.model is None:
+            raise ValueError(f"embedding {self.embedding} needs a model")
+        if self.embedding == "openai" and self.base_url is None:
+            raise ValueError("embedding openai needs a base_url, as in https://host/v1")
+        if self.embedding == "static" and (self.model or self.base_url):
+            raise ValueError("embedding static has its own model: leave model and base_url out, or name another")
+        return self
+
+
 class LedgerSettings(Declared):
     """Writing records to Postgres."""
 
@@ -149,6 +170,7 @@ class Settings(Declaration):
     upstream: UpstreamSettings = UpstreamSettings()
     scheduler: SchedulerSection = SchedulerSection()
     nodes: tuple[NodeSettings, ...] = ()
+    classifier: ClassifierSettings = ClassifierSettings()
     ledger: LedgerSettings = LedgerSettings()
     ray: RaySettings = RaySettings()
 

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from logos.classification.passages import excerpt
+
 BYTES_PER_TOKEN = 4  # four characters of English; other scripts take more bytes a character and more tokens
 MESSAGE_OVERHEAD_TOKENS = 4  # role and separators
 MEDIA_TOKENS = 765  # an image of 1024 x 1024 at high detail; audio and files alike, for want of better
 SYSTEM_CHARACTERS_MAX = 65_536
-USER_CHARACTERS_MAX = 16_384
+USER_CHARACTERS_MAX = 4_096
 ITEMS_MAX = 20_000  # messages, parts and nested values looked at; the rest is taken to be like them
 
 # Beside the messages these are part of what the model reads.
@@ -25,7 +27,7 @@ _USER_ROLES = frozenset({"user"})
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Texts are cut to a bounded length; `tokens` is an estimate over the whole."""
+    """Texts are cut to a bounded length, the user's in the middle; `tokens` is an estimate over the whole."""
 
     system: str = ""
     user: str = ""
@@ -49,13 +51,13 @@ def chat_prompt(body: Mapping[str, Any]) -> Prompt:
     tokens += sum(_tokens(_nested_bytes(body[field])) for field in _EXTRA_FIELDS if body.get(field))
     system = "\n".join(_texts_of(messages[:ITEMS_MAX], _SYSTEM_ROLES, SYSTEM_CHARACTERS_MAX))
     user = next(_texts_of(reversed(messages[-ITEMS_MAX:]), _USER_ROLES, USER_CHARACTERS_MAX), "")
-    return Prompt(system[:SYSTEM_CHARACTERS_MAX], user[:USER_CHARACTERS_MAX], tokens)
+    return Prompt(system[:SYSTEM_CHARACTERS_MAX], excerpt(user, USER_CHARACTERS_MAX), tokens)
 
 
 def text_prompt(value: object) -> Prompt:
     """Of a completions `prompt` or an embeddings `input`: a text, texts, token ids, or lists of token ids."""
     if isinstance(value, str):
-        return Prompt(user=value[:USER_CHARACTERS_MAX], tokens=_tokens(_bytes(value)))
+        return Prompt(user=excerpt(value, USER_CHARACTERS_MAX), tokens=_tokens(_bytes(value)))
     if not isinstance(value, list) or not value:
         return Prompt()
     if isinstance(value[0], int):
@@ -64,7 +66,7 @@ def text_prompt(value: object) -> Prompt:
     tokens = sum(_tokens(_bytes(each)) for each in looked_at if isinstance(each, str))
     tokens += sum(len(each) for each in looked_at if isinstance(each, list))
     first = next((each for each in looked_at if isinstance(each, str)), "")
-    return Prompt(user=first[:USER_CHARACTERS_MAX], tokens=tokens * len(value) // len(looked_at))
+    return Prompt(user=excerpt(first, USER_CHARACTERS_MAX), tokens=tokens * len(value) // len(looked_at))
 
 
 def _message_tokens(messages: list[Any]) -> int:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from logos.classification.selection import Allowed
+from logos.classification.selection import PRIVACY, Allowed
 from logos.classification.thresholds import soft
+from logos.domain.catalogue import Catalogue
 from logos.domain.nouns import Model, Weights
 
 POLICY_FACTOR = 3.4
@@ -38,35 +39,44 @@ class RankedModel:
     policy_score: float
     tag_score: float
     meaning_score: float | None
+    learned_points: float = 0.0  # that votes have added to its quality weight, part of the policy score
 
 
 def rank(
-    allowed: Allowed, system_prompt: str = "", meaning: Mapping[int, float] | None = None
+    allowed: Allowed,
+    system_prompt: str = "",
+    meaning: Mapping[int, float] | None = None,
+    learned: Mapping[int, float] | None = None,
 ) -> tuple[RankedModel, ...]:
     """The allowed models, best first; equal weights in order of id. `meaning` is the similarity of prompt and
-    description by model id, None when the classifier is away or (direct mode) was not asked."""
+    description by model id, None when the classifier is away or (direct mode) was not asked; `learned` the points
+    that votes have added to a model's quality weight."""
     text = _as_words(system_prompt[:SYSTEM_PROMPT_CHARACTERS_MAX])
-    ranked = [_ranked(model, allowed.thresholds, text, meaning) for model in allowed.models]
+    points = learned or {}
+    ranked = [_ranked(each, allowed.thresholds, text, meaning, points.get(each.id, 0.0)) for each in allowed.models]
     ranked.sort(key=lambda each: (-each.weight, each.model_id))
     return tuple(ranked)
 
 
-def _ranked(model: Model, thresholds: Weights, text: str, meaning: Mapping[int, float] | None) -> RankedModel:
-    policy = policy_score(model.weights, thresholds)
+def _ranked(
+    model: Model, thresholds: Weights, text: str, meaning: Mapping[int, float] | None, points: float
+) -> RankedModel:
+    points = points if math.isfinite(points) else 0.0
+    policy = policy_score(model.weights, thresholds, points)
     tags = _share_of_tags(model.tags, text)
     similarity = None if meaning is None else meaning.get(model.id)
     if similarity is not None and not math.isfinite(similarity):
         similarity = None
     weight = POLICY_FACTOR * policy + TAGS_FACTOR * tags + MEANING_FACTOR * (similarity or 0.0)
-    return RankedModel(model.id, weight, policy, tags, similarity)
+    return RankedModel(model.id, weight, policy, tags, similarity, points)
 
 
-def policy_score(weights: Weights, thresholds: Weights) -> float:
+def policy_score(weights: Weights, thresholds: Weights, learned_points: float = 0.0) -> float:
     """Sum of the soft scores for latency, accuracy and quality, 0 to 3. Cost is a hard filter and has no score."""
     return (
         soft(weights.latency, thresholds.latency)
         + soft(weights.accuracy, thresholds.accuracy)
-        + soft(weights.quality, thresholds.quality)
+        + soft(weights.quality + learned_points, thresholds.quality)
     )
 
 
@@ -99,15 +109,25 @@ def candidates(ranked: Iterable[RankedModel], allowed: Allowed) -> tuple[tuple[i
 
 
 def statistics(
-    allowed: Allowed, ranked: Sequence[RankedModel], *, meaning_available: bool, policy_name: str
+    allowed: Allowed,
+    ranked: Sequence[RankedModel],
+    *,
+    meaning_available: bool,
+    policy_name: str,
+    catalogue: Catalogue | None = None,
 ) -> dict[str, Any]:
     """What `log_entry.classification_statistics` keeps: the weights of each stage by model, best first, who was
-    excluded and why, and whether meaning took part. JSON values only, of bounded size."""
+    excluded and why, and whether meaning took part. With the `catalogue` also which other endpoints of these models
+    the policy forbids. JSON values only, of bounded size."""
     names = {model.id: model.name for model in allowed.models}
+    served = allowed.served
+    everywhere = () if catalogue is None else (each for id_ in names for each in catalogue.endpoints_of.get(id_, ()))
+    forbidden = sorted(each.id for each in everywhere if each.id not in served)
     excluded = sorted(allowed.excluded.items())
     return {
         "policy": policy_name,
         "meaning_available": meaning_available,
+        "factors": {"policy": POLICY_FACTOR, "tags": TAGS_FACTOR, "meaning": MEANING_FACTOR},
         "models_ranked": len(ranked),
         "models": [
             {
@@ -117,9 +137,11 @@ def statistics(
                 "policy": round(each.policy_score, 6),
                 "tags": round(each.tag_score, 6),
                 "meaning": None if each.meaning_score is None else round(each.meaning_score, 6),
+                **({"quality_learned": round(each.learned_points, 6)} if each.learned_points else {}),
             }
             for each in ranked[:STATISTICS_MODELS_MAX]
         ],
         "models_excluded": len(excluded),
         "excluded": {str(model_id): reason for model_id, reason in excluded[:STATISTICS_MODELS_MAX]},
+        "endpoints_excluded": {str(each): PRIVACY for each in forbidden[:STATISTICS_MODELS_MAX]},
     }

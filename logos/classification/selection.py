@@ -61,6 +61,11 @@ class Allowed:
     thresholds: Weights
     excluded: Mapping[int, str]
 
+    @property
+    def served(self) -> frozenset[int]:
+        """Ids of the endpoints that may serve."""
+        return frozenset(endpoint.id for found in self.endpoints.values() for endpoint in found)
+
 
 def permitted_endpoints(catalogue: Catalogue, key: Key, policy: Policy, demand: Demand) -> Allowed:
     """The models and endpoints that may serve `demand`; never empty.

@@ -42,7 +42,7 @@ def _one(threshold: int, weights: Sequence[int]) -> int:
     return min(weights) if threshold <= WORST else threshold
 
 
-def soft(weight: int, threshold: int) -> float:
+def soft(weight: float, threshold: int) -> float:
     """1/(1+exp(-0.0625 (weight - threshold))): 0.5 at the threshold, towards 1 above it. Never overflows."""
     distance = STEEPNESS * (weight - threshold)
     if distance >= 0:

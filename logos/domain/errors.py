@@ -28,6 +28,7 @@ Expected outcomes of scheduling (rejected, over a limit) are values, not excepti
     ├── ClientLeft                  the client closed its connection
     ├── DatabaseUnavailable
     ├── DirectoryStale              the key directory could not be confirmed lately
+    ├── EmbeddingUnavailable        choosing by meaning is away; policy and tags decide
     ├── StaleEpoch                  a message from before a restart
     └── EngineFailed                an engine did not do what it was told
 """
@@ -219,6 +220,13 @@ class DirectoryStale(LogosError):
     """Keys cannot be confirmed at the moment; try again in a few seconds."""
 
     code = "directory_stale"
+    retry_after_s = 2.0
+
+
+class EmbeddingUnavailable(LogosError):
+    """Choosing by meaning is away at the moment; requests are served, policy and tags decide."""
+
+    code = "classifier_unavailable"
     retry_after_s = 2.0
 
 

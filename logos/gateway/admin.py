@@ -27,7 +27,7 @@ from logos.declarations import (
 from logos.domain.errors import BadRequest, NotFound
 from logos.domain.text import storable_text
 from logos.gateway import admin_shapes as shapes
-from logos.gateway import me
+from logos.gateway import choosing, me
 from logos.gateway.rest import (
     AdminContext,
     Context,
@@ -65,6 +65,8 @@ def admin_routers(context: AdminContext) -> list[APIRouter]:
 
     bound = APIRouter(dependencies=[Depends(bind)])
     bound.include_router(me.router)
+    bound.include_router(choosing.me_router)
+    bound.include_router(choosing.admin_router)
     bound.include_router(router)
     return [bound]
 

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 READY_WAIT_S = 30.0
 HEALTH_WAIT_S = 2.0
+CLASSIFIER_GREETINGS_MAX = 30  # until the first answer of the classifier, while the platform starts
 
 
 class Gateway:
@@ -61,10 +62,12 @@ class Gateway:
     ) -> None:
         self.gateway_id = gateway_id
         self.settings = settings
-        self.scheduler, self.accounts, self.ledger = scheduler, accounts, ledger
+        self.scheduler, self.accounts, self.ledger, self.classifier = scheduler, accounts, ledger, classifier
+        self.resolution = Resolution(classifier, settings.classifier.wait_ms / 1000, clock)
         self.queries = Queries(database_url)
         self._clock, self._wall_clock = clock, wall_clock
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._tasks: list[asyncio.Task[Any]] = []  # end never; `_passing` do
+        self._passing: list[asyncio.Task[None]] = []
         self.instruments = Instruments()
         self.keys = KeyDirectory()
         self.admission = Admission(gateway_id, accounts, clock)
@@ -100,7 +103,7 @@ class Gateway:
                 directory_stale_s=settings.gateway.directory_stale_s,
             ),
             directory=self.directory,
-            resolution=Resolution(classifier),
+            resolution=self.resolution,
             admission=self.admission,
             placement=self.placement,
             outbox=self.outbox,
@@ -147,15 +150,17 @@ class Gateway:
             ("metrics", self._push_metrics_for_ever()),
         ):
             self._tasks.append(asyncio.create_task(loop, name=name))
+        self._passing.append(asyncio.create_task(self._meet_classifier()))
         await self.placement.start()
         async with asyncio.timeout(READY_WAIT_S):
             await self.directory.ready.wait()
 
     async def close(self) -> None:
         """Hands back leases and quota and ships what is left. What still runs has had its grace before this."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._passing]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.placement.close()
         await self.admission.close()
         await self.shipper.flush()
@@ -198,12 +203,15 @@ class Gateway:
         """Every part and whether it answers. Never raises."""
         scheduler = await self._part(self.scheduler.state())
         ledger = await self._part(self.ledger.status())
+        # Away without harm, so it does not make the platform degraded.
+        classifier = {} if self.classifier is None else await self._part(self.classifier.status())
         well = self.is_ready and "error" not in scheduler and "error" not in ledger
         return {
             "status": "ok" if well else "degraded",
             "gateway": self.figures(),
             "scheduler": scheduler,
             "ledger": ledger,
+            "classifier": classifier,
             "accounts": {"confirmed_s_ago": round(self._clock() - self.directory.confirmed_at, 2)},
         }
 
@@ -221,6 +229,15 @@ class Gateway:
         return await self.ledger.metrics()
 
     # ------------------------------------------------------------------ loops
+
+    async def _meet_classifier(self) -> None:
+        """The first call through a handle of Serve takes seconds, so it is not left to a request."""
+        if self.classifier is None:
+            return
+        for _ in range(CLASSIFIER_GREETINGS_MAX):
+            if "error" not in await self._part(self.classifier.status()):
+                return
+            await asyncio.sleep(HEALTH_WAIT_S)
 
     async def _note_progress_for_ever(self) -> None:
         while True:

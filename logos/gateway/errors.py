@@ -55,6 +55,7 @@ SHOWN: dict[type[LogosError], Shown] = {
     tree.ClientLeft: Shown(499, "client_error"),
     tree.DatabaseUnavailable: Shown(503, "server_error"),
     tree.DirectoryStale: Shown(503, "server_error"),
+    tree.EmbeddingUnavailable: Shown(503, "server_error"),
     tree.StaleEpoch: Shown(503, "server_error"),
     tree.EngineFailed: Shown(502, "server_error"),
 }

@@ -98,7 +98,7 @@ class Flow:
         parsed = parse(capability, raw, headers)
         steps.add("parse", (then := clock()) - now)
         catalogue = directory.catalogue
-        resolved = await self.resolution.resolve(catalogue, key, parsed)
+        resolved = await self.resolution.resolve(catalogue, key, parsed, request_id)
         steps.add("resolve", (now := clock()) - then)
         if self.outbox.is_full:
             raise NoCapacity("Records of earlier requests cannot be stored at the moment.", code="outbox_full")

@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from logos.declarations import Declaration, Declared, KeyDeclared
 from logos.gateway.admin import DECLARED
+from logos.gateway.choosing import FeedbackGiven
 
 _HOT = {
     "/v1/chat/completions": ("OpenAI chat completions", ["messages"]),
@@ -50,6 +51,7 @@ def schema_of(app: FastAPI) -> dict[str, Any]:
     components = schema.setdefault("components", {})
     bodies: dict[str, type[Declared]] = {f"/admin/{plural}": kind for plural, kind in DECLARED.items()}
     bodies |= {"/admin/keys": KeyDeclared, "/admin/apply": Declaration}
+    bodies |= {"/admin/feedback": FeedbackGiven, "/me/feedback": FeedbackGiven}
     _, shapes = models_json_schema(
         [(kind, "validation") for kind in bodies.values()], ref_template="#/components/schemas/{model}"
     )
@@ -62,6 +64,7 @@ def schema_of(app: FastAPI) -> dict[str, Any]:
             if method in schema["paths"][path]:
                 reference = {"$ref": f"#/components/schemas/{kind.__name__}"}
                 schema["paths"][path][method]["requestBody"] = _json_body(reference)
+    schema["paths"]["/admin/classify"]["post"]["requestBody"] = _json_body(_hot_body(["messages"]))
     for path, (summary, required) in _HOT.items():
         schema["paths"][path] = {"post": _hot(summary, required)}
     schema["paths"]["/v1/models"] = {
@@ -70,7 +73,7 @@ def schema_of(app: FastAPI) -> dict[str, Any]:
     return schema
 
 
-def _hot(summary: str, required: list[str]) -> dict[str, Any]:
+def _hot_body(required: list[str]) -> dict[str, Any]:
     properties = {
         "model": {"type": "string", "description": 'left out or "auto": the platform chooses'},
         "priority": {"enum": ["low", "mid", "high", 1, 5, 10]},
@@ -78,12 +81,15 @@ def _hot(summary: str, required: list[str]) -> dict[str, Any]:
         "timeout_s": {"type": "number", "description": "how long to wait in the queue"},
         "policy": {"type": "string"},
     }
-    body = {"type": "object", "properties": properties, "required": required, "additionalProperties": True}
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": True}
+
+
+def _hot(summary: str, required: list[str]) -> dict[str, Any]:
     wrong = {"description": "An error", "content": {"application/json": {"schema": _reference("Error")}}}
     return {
         "tags": ["openai"],
         "summary": summary,
-        "requestBody": _json_body(body),
+        "requestBody": _json_body(_hot_body(required)),
         "responses": {"200": _ok(), "4XX": wrong, "5XX": wrong},
     }
 

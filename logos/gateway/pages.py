@@ -36,6 +36,8 @@ def build_pages(gateway: Gateway) -> FastAPI:
         ledger=gateway.ledger,
         queries=gateway.queries,
         directory=gateway.directory,
+        classifier=gateway.classifier,
+        resolution=gateway.resolution,
         body_bytes_max=gateway.settings.server.body_bytes_max,
         directory_stale_s=gateway.settings.gateway.directory_stale_s,
     )

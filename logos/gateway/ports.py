@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from logos.classification.meaning import Meaning
 from logos.domain.directory import DirectoryUpdate
 from logos.domain.leases import QuotaNeed, QuotaRefusal, QuotaSlice, QuotaUse
 from logos.domain.records import Record
@@ -50,6 +51,12 @@ class LedgerPort(Protocol):
 
 
 class ClassifierPort(Protocol):
-    """Ranks models by meaning: cosine similarity of a prompt and each model's description, by model id."""
+    """What a prompt means for each model, and what votes on answers teach (`actors.classifier`)."""
 
-    async def similarities(self, prompt: str, model_ids: tuple[int, ...]) -> Mapping[int, float]: ...
+    async def meaning(self, prompt: str, model_ids: tuple[int, ...], request_id: str = "") -> Meaning: ...
+
+    async def vote(
+        self, request_id: str, key_id: int, model_id: int, good: bool | None, prompt: str | None = None
+    ) -> Mapping[str, Any]: ...
+
+    async def status(self) -> Mapping[str, Any]: ...

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from logos.classification.meaning import Meaning
 from logos.classification.policies import effective_policy
 from logos.classification.policy_string import is_policy_string, parse_policy_string
 from logos.classification.prompts import Prompt, read_prompt
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"
 CLASSIFIER_WAIT_S = 0.5
+CLASSIFIER_REST_S = 1.0  # after it did not answer, nobody waits for it again for so long
 REMEMBERED_MAX = 4096
 
 
@@ -45,13 +48,22 @@ class Resolved:
 class Resolution:
     """Resolves requests against the catalogue of the moment."""
 
-    def __init__(self, classifier: ClassifierPort | None) -> None:
+    def __init__(
+        self,
+        classifier: ClassifierPort | None,
+        wait_s: float = CLASSIFIER_WAIT_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._classifier = classifier
+        self._wait_s = wait_s
+        self._clock = clock
+        self._ask_again_at = float("-inf")
         self._remembered: dict[tuple[int, frozenset[int] | None, int, str], tuple[Candidate, ...]] = {}
         self._remembered_version = -1
 
-    async def resolve(self, catalogue: Catalogue, key: Key, parsed: ParsedRequest) -> Resolved:
-        """Raises the errors of `classification`: UnknownModel, UnknownPolicy, PrivacyForbids, ContextTooLong, ..."""
+    async def resolve(self, catalogue: Catalogue, key: Key, parsed: ParsedRequest, request_id: str = "") -> Resolved:
+        """Raises the errors of `classification`: UnknownModel, UnknownPolicy, PrivacyForbids, ContextTooLong, ...
+        Votes on this request may refer to it by `request_id`."""
         policy = effective_policy(catalogue, key, parsed.controls.policy)
         priority = min(parsed.controls.priority or policy.priority, key.priority_max)
         prompt = read_prompt(parsed.capability, parsed.body)
@@ -63,10 +75,13 @@ class Resolution:
             policy = parse_policy_string(name, policy)
         demand = Demand(None, parsed.capability, prompt.tokens, parsed.max_output_tokens)
         allowed = permitted_endpoints(catalogue, key, policy, demand)
-        meaning = await self._meaning(prompt, allowed)
-        ranked = rank(allowed, prompt.system, meaning)
+        meaning = await self._meaning(prompt, allowed, request_id)
+        similarity, learned = (None, None) if meaning is None else (meaning.similarity or None, meaning.quality)
+        ranked = rank(allowed, prompt.system, similarity, learned)
         found = _as_candidates(candidates(ranked, allowed))
-        told = statistics(allowed, ranked, meaning_available=bool(meaning), policy_name=policy.name)
+        told = statistics(
+            allowed, ranked, meaning_available=similarity is not None, policy_name=policy.name, catalogue=catalogue
+        )
         return Resolved(policy, priority, found, prompt.tokens, told)
 
     def _direct(
@@ -89,17 +104,25 @@ class Resolution:
             self._remembered[known] = found
         return found
 
-    async def _meaning(self, prompt: Prompt, allowed: Allowed) -> Mapping[int, float] | None:
-        """None when the classifier is away, too slow or not needed: policy and tags decide then."""
+    async def _meaning(self, prompt: Prompt, allowed: Allowed, request_id: str) -> Meaning | None:
+        """None when the classifier is away, too slow or not needed: policy and tags decide then. One request at a
+        time finds out whether it is back, so an absence costs hardly anybody the wait."""
         if self._classifier is None or len(allowed.models) < 2 or not prompt.user:
             return None
+        if self._clock() < self._ask_again_at:
+            return None
+        if self._ask_again_at > float("-inf"):
+            self._ask_again_at = self._clock() + self._wait_s + CLASSIFIER_REST_S
+        ids = tuple(model.id for model in allowed.models)
         try:
-            async with asyncio.timeout(CLASSIFIER_WAIT_S):
-                found = await self._classifier.similarities(prompt.user, tuple(model.id for model in allowed.models))
+            async with asyncio.timeout(self._wait_s):
+                found = await self._classifier.meaning(prompt.user, ids, request_id)
         except (ConnectionError, TimeoutError, LogosError) as error:
             log.warning("the classifier is away: %s", type(error).__name__)
+            self._ask_again_at = self._clock() + CLASSIFIER_REST_S
             return None
-        return found or None
+        self._ask_again_at = float("-inf")
+        return found
 
 
 def _as_candidates(pairs: tuple[tuple[int, float], ...]) -> tuple[Candidate, ...]:

@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Query, Request, Response
@@ -28,7 +28,8 @@ from logos.gateway.asgi import REQUEST_ID
 from logos.gateway.auth import KeyDirectory, is_stale
 from logos.gateway.errors import unexpected
 from logos.gateway.http import headers_of
-from logos.gateway.ports import AccountsPort, LedgerPort, SchedulerPort
+from logos.gateway.ports import AccountsPort, ClassifierPort, LedgerPort, SchedulerPort
+from logos.gateway.resolution import Resolution
 from logos.gateway.rest_errors import error_response
 from logos.storage.queries import Queries
 
@@ -60,6 +61,8 @@ class AdminContext:
     ledger: LedgerPort
     queries: Queries
     directory: DirectoryView
+    classifier: ClassifierPort | None = None
+    resolution: Resolution = field(default_factory=lambda: Resolution(None))
     body_bytes_max: int = 20 * 1024 * 1024
     directory_stale_s: float = 5.0
     clock: Callable[[], float] = time.monotonic

@@ -1,7 +1,7 @@
 """How far one engine is with the prompts it has been given: what a scheduler keeps for each place where requests run.
 
-Engines that batch compute prompts in the order they came, in chunks, so a prompt may be half done and nobody says so. What
-is done is estimated from the learned time of a token and set right by every first token. No forecast is made here.
+Engines that batch compute prompts in the order they came, in chunks, so a prompt may be half done and nobody says so.
+What is done is estimated from the learned time of a token and set right by every first token. No forecast is made here.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ class Backlog:
     `remaining_tokens` of them were not computed at the time `at`, when this was last worked out.
     """
 
-    __slots__ = ("_done", "_ends", "_sent", "at")
+    __slots__ = ("_done", "_sent", "_tokens", "at")
 
     def __init__(self) -> None:
-        self._ends: dict[str, int] = {}  # request id -> where its prompt ends in the sequence of all that was sent
-        self._sent = 0
-        self._done = 0.0
+        self._tokens: dict[str, int] = {}  # by request id
+        self._sent = 0  # the sum of them
+        self._done = 0.0  # of those at the head of the line
         self.at = 0.0
 
     @property
@@ -27,20 +27,23 @@ class Backlog:
 
     def dispatched(self, request_id: str, uncached_tokens: int, now: float) -> None:
         """A request has been given to the engine."""
-        if not self._ends:
-            self._done, self.at = float(self._sent), now
+        if not self._tokens:
+            self.at = now
+        self._tokens[request_id] = uncached_tokens
         self._sent += uncached_tokens
-        self._ends[request_id] = self._sent
 
     def left(self, request_id: str, now: float, token_s: float) -> None:
-        """Its first token came (or it was given up); `token_s` is what the engine takes for a prompt token.
+        """Its first token came, or it was given up; `token_s` is what the engine takes for a prompt token.
 
-        All before its end has been computed, and of the next one in line not all.
+        Whoever is at the head of the line then is not done, however long it has taken.
         """
-        end = self._ends.pop(request_id, None)
-        if end is None:
+        head = next(iter(self._tokens), None)
+        tokens = self._tokens.pop(request_id, None)
+        if tokens is None:
             return
-        following = next(iter(self._ends.values()), self._sent)
-        done = self._done + (now - self.at) / token_s if token_s > 0.0 else 0.0
-        self._done = min(max(done, end), following)
+        done = self._done + max(now - self.at, 0.0) / token_s if token_s > 0.0 else self._done
+        if request_id == head:
+            done -= tokens
+        self._sent -= tokens
+        self._done = min(max(done, 0.0), float(next(iter(self._tokens.values()), 0)))
         self.at = now

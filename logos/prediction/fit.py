@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul
+from typing import NamedTuple
 
 from logos.prediction.spans import Calibration, CalibrationSnapshot, Span
 
-FORGETTING = 0.99  # an observation counts half after 69 more
+FORGETTING = 0.993  # an observation counts half after 69 more
 PRIOR_WEIGHT = 2.0  # how many observations the prior of each coefficient is worth
 STEP_MAX = 4.0  # one observation counts as at most this many times the predicted, or its inverse, ...
 STEP_FREE = 20  # ... after so many observations; before, the prior may be wrong by any factor
@@ -45,6 +46,13 @@ class FitSnapshot:
     seen: int
 
 
+class Quantiles(NamedTuple):
+    """The coefficients of a median and of a 0.9 quantile."""
+
+    p50: list[float]
+    p90: list[float]
+
+
 class Line:
     """y = theta . x with theta >= 0: the right-hand side of the normal equations, and their solution so far."""
 
@@ -60,9 +68,11 @@ class Line:
         one ended; the prior stays in the sum as a ridge, so nothing blows up where a feature does not vary."""
         theta = self.theta
         self._moments = [FORGETTING * old + new * y for old, new in zip(self._moments, weighted, strict=True)]
-        for i, (row, moment, held, prior) in enumerate(zip(rows, self._moments, ridge, self._prior, strict=True)):
-            others = sum(map(mul, row, theta)) - row[i] * theta[i]
-            theta[i] = max(0.0, (moment + held * prior - others) / (row[i] + held))
+        for i, weight in enumerate(weighted):
+            if weight:  # nothing new is known of the others
+                row, held = rows[i], ridge[i]
+                others = sum(map(mul, row, theta)) - row[i] * theta[i]
+                theta[i] = max(0.0, (self._moments[i] + held * self._prior[i] - others) / (row[i] + held))
 
     def snapshot(self) -> LineSnapshot:
         return LineSnapshot(tuple(self._moments), tuple(self.theta))
@@ -72,11 +82,10 @@ class QuantileFit:
     """The median and the 0.9 quantile of y given x: a line for the middle, a line for the mean absolute deviation,
     and calibrated residuals in units of it, kept apart for each `regime` (0, 1, ...) that the caller tells apart.
 
-    Both lines are least squares of relative errors, older ones counting less. `p50[regime]` and `p90[regime]` are
-    coefficients for forecasts, each at least 0 and each p90 at least its p50.
+    Both lines are least squares of relative errors, older ones counting less.
     """
 
-    __slots__ = ("_mean", "_regimes", "_ridge", "_rows", "_seen", "_spread", "p50", "p90")
+    __slots__ = ("_mean", "_quantiles", "_regimes", "_ridge", "_rows", "_seen", "_spread")
 
     def __init__(self, prior: Features, typical: Features, regimes: int, snapshot: FitSnapshot | None = None) -> None:
         """`typical` is a usual value of each feature: it says how firmly each coefficient is held to its prior."""
@@ -90,16 +99,20 @@ class QuantileFit:
         calibrations = known.regimes if known else (CalibrationSnapshot(),) * regimes
         self._regimes = [Calibration(each, RESIDUALS) for each in calibrations]
         self._seen = known.seen if known else 0
-        self.p50: list[list[float]] = [[]] * regimes
-        self.p90: list[list[float]] = [[]] * regimes
-        for regime in range(regimes):
-            self._settle(regime)
+        self._quantiles: list[Quantiles | None] = [None] * regimes  # worked out when asked for
+
+    def quantiles(self, regime: int = 0) -> Quantiles:
+        """The coefficients of both quantiles, each at least 0, and each of the 0.9 quantile at least the median's."""
+        known = self._quantiles[regime]
+        if known is None:
+            known = self._quantiles[regime] = self._settle(regime)
+        return known
 
     def learn(self, x: Features, y: float, regime: int = 0) -> None:
         """x and y must be finite and not negative."""
         middle = max(sum(map(mul, self._mean.theta, x)), TINY)
         deviation = max(sum(map(mul, self._spread.theta, x)), SPREAD_MIN * middle)
-        covered = y <= sum(map(mul, self.p90[regime], x)) + TINY
+        covered = y <= sum(map(mul, self.quantiles(regime).p90, x)) + TINY
         self._regimes[regime].add((y - middle) / deviation, covered=covered)
         if self._seen < STEP_FREE:
             self._seen += 1
@@ -113,20 +126,19 @@ class QuantileFit:
         ]
         self._mean.learn(weighted, y, self._rows, self._ridge)
         self._spread.learn(weighted, abs(y - middle), self._rows, self._ridge)
-        for each in range(len(self.p50)):
-            self._settle(each)
+        self._quantiles = [None] * len(self._quantiles)
 
     def snapshot(self) -> FitSnapshot:
         gram = tuple(value for row in self._rows for value in row)
         regimes = tuple(each.snapshot() for each in self._regimes)
         return FitSnapshot(gram, self._mean.snapshot(), self._spread.snapshot(), regimes, self._seen)
 
-    def _settle(self, regime: int) -> None:
-        """Works out the coefficients of the two quantiles, which is what forecasts are made of."""
+    def _settle(self, regime: int) -> Quantiles:
         low, high = self._regimes[regime].span(RESIDUAL_PRIOR, RESIDUAL_PRIOR_WEIGHT)
-        p50, p90 = [], []
+        p50: list[float] = []
+        p90: list[float] = []
         for mean, spread in zip(self._mean.theta, self._spread.theta, strict=True):
             deviation = max(spread, SPREAD_MIN * mean)
             p50.append(max(0.0, mean + low * deviation))
             p90.append(max(p50[-1], mean + high * deviation))
-        self.p50[regime], self.p90[regime] = p50, p90
+        return Quantiles(p50, p90)

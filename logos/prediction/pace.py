@@ -15,21 +15,21 @@ from typing import Any, NamedTuple
 from logos.prediction import priors
 from logos.prediction.fit import Features, FitSnapshot, QuantileFit
 from logos.prediction.priors import Size
-from logos.prediction.spans import AT_ONCE, LONGEST_S, Calibration, CalibrationSnapshot, Span, is_sensible
+from logos.prediction.spans import AT_ONCE, LONGEST_S, Span, is_sensible
 
-KV_FULL = 0.95  # from here on nobody is admitted before somebody leaves
+KV_FULL = 0.9  # from here on somebody may have to leave before the next is admitted
 SMOOTHING = 0.05  # share of the newest stay in the running average
 TOKENS_TYPICAL = 500.0
 COUNT_MAX = 1e9  # beyond it, a number of tokens or requests is nonsense
 # The features of the line to the first token, in order: a step; the rest of the running one; sequences in the batch;
 # prompt tokens to compute, its own and those before it; pairs of tokens that attend to each other; tokens
-# that the prefix cache should hold, and sometimes does not; seconds until the batch has a place.
-BATCH, WORK = 2, 3
-TINY_S = 1e-6
-DELAYED_WINDOW, DELAYED_PRIOR_WEIGHT = 64, 4
+# that the prefix cache should hold, and sometimes does not; seconds until the batch has a place; seconds until
+# somebody leaves, where the KV cache is nearly full. All of them times the slowdown while a neighbour is busy.
+STEP, BATCH, WORK = 0, 2, 3
 SLOWDOWN_STEP = 0.01  # towards the median: what one observation moves it
 SLOWDOWN_MAX = 4.0
-FREE, QUEUED = 0, 1  # the regimes: a place in the batch is free, or must become so first
+# The regimes: a place in the batch is free; it is, behind prompts in flight; it must become so first.
+FREE, BEHIND, QUEUED = 0, 1, 2
 
 
 class Situation(NamedTuple):
@@ -55,6 +55,14 @@ class Situation(NamedTuple):
     delay: Span = AT_ONCE
 
 
+class Company(NamedTuple):
+    """What ran beside a request on average, while it was answered: sequences in its batch, itself included, and the
+    share of the time (0 to 1) in which another engine on the same GPUs was busy."""
+
+    batch: float
+    beside: float = 0.0
+
+
 class Forecast(NamedTuple):
     """From the moment of the situation to the first token, and from each token to the next, in seconds."""
 
@@ -76,82 +84,71 @@ class PaceSnapshot:
     stay_s: float
     stays: int
     slowdown: float
-    delayed: CalibrationSnapshot
 
 
 class Pace:
     """What one endpoint has shown of its pace."""
 
-    __slots__ = ("_delayed", "_first", "_next", "_slowdown", "_stay_s", "_stays", "size")
+    __slots__ = ("_first", "_next", "_slowdown", "_stay_s", "_stays", "size")
 
     def __init__(self, size: Size, snapshot: PaceSnapshot | None = None) -> None:
         self.size = size
         step, sequence, token = priors.pace(size)
         half = 0.0 if not size.memory_gib else 0.5
-        first = (step + sequence, half * step, (1 + half) * sequence, token, 0.0, 0.0, 1.0)
-        typical = (1.0, 1.0, 8.0, TOKENS_TYPICAL, TOKENS_TYPICAL**2, TOKENS_TYPICAL, step)
+        first = (step + sequence, half * step, (1 + half) * sequence, token, 0.0, 0.0, 1.0, 0.0)
+        typical = (1.0, 1.0, 8.0, TOKENS_TYPICAL, TOKENS_TYPICAL**2, TOKENS_TYPICAL, step, 10 * step)
         follows = (step if size.memory_gib else priors.REMOTE_TOKEN_S, sequence)
         known = snapshot
-        self._first = QuantileFit(first, typical, 2, known.first if known else None)
+        self._first = QuantileFit(first, typical, 3, known.first if known else None)
         self._next = QuantileFit(follows, (1.0, 8.0), 1, known.next if known else None)
         self._stay_s = known.stay_s if known else follows[0] * priors.ANSWER_TOKENS_MAX / 2
         self._stays = known.stays if known else 0
         self._slowdown = known.slowdown if known else priors.SLOWDOWN
-        self._delayed = Calibration(known.delayed if known else CalibrationSnapshot(), DELAYED_WINDOW)
 
     def forecast(self, situation: Situation) -> Forecast:
         """Nonsense in the situation never raises: what cannot be believed counts as nothing, or as very much."""
         x, regime = self._features(situation)
         p50, p90 = self._first_token(situation, x, regime)
-        if not 0.0 <= p50 <= p90 <= LONGEST_S:
+        if not (0.0 <= p50 <= p90 <= LONGEST_S and x[BATCH] >= 0.0):
             situation = _believable(situation)
             x, regime = self._features(situation)
             p50, p90 = self._first_token(situation, x, regime)
-            p50 = min(p50, LONGEST_S)
-            p90 = min(max(p50, p90), LONGEST_S)
-        low, high = self._next.p50[0], self._next.p90[0]
-        slow = self._slowdown if situation.neighbours else 1.0
-        one, batch = slow, slow * (x[BATCH] + 1.0)
-        return Forecast(p50, p90, low[0] * one + low[1] * batch, high[0] * one + high[1] * batch)
+            p50, p90 = min(p50, LONGEST_S), min(max(p50, p90), LONGEST_S)
+        low, high = self._next.quantiles()
+        step, batch = x[STEP], x[STEP] + x[BATCH]
+        return Forecast(p50, p90, low[0] * step + low[1] * batch, high[0] * step + high[1] * batch)
 
     @property
     def prompt_token_s(self) -> float:
-        return self._first.p50[FREE][WORK]
+        return self._first.quantiles(FREE).p50[WORK]
 
     def tpot(self, running: int, neighbours: int = 0) -> Span:
         """Seconds from token to token of one of `running` in the batch, beside busy engines or not."""
-        low, high = self._next.p50[0], self._next.p90[0]
+        low, high = self._next.quantiles()
         slow = self._slowdown if neighbours else 1.0
         return Span(slow * (low[0] + low[1] * running), slow * (high[0] + high[1] * running))
 
     def learn_first(self, situation: Situation, ttft_s: float) -> None:
         """A first token came `ttft_s` after that situation. Ignored if it cannot be, or if the request met a delay."""
-        if not is_sensible(ttft_s) or situation != _believable(situation):
+        if not (is_sensible(ttft_s) and situation.delay == AT_ONCE and _is_believable(situation)):
             return
         x, regime = self._features(situation)
-        if situation.delay.p90 > 0.0:
-            expected = situation.delay.then(Span(*self._begun(situation, x, regime)))
-            covered = ttft_s <= self._first_token(situation, x, regime)[1]
-            self._delayed.add((ttft_s - expected.p50) / max(expected.p90 - expected.p50, TINY_S), covered=covered)
-            return
-        low, slow = self._first.p50[regime], 1.0
+        low = self._first.quantiles(regime).p50
+        y = ttft_s + _done_s(situation, x, low)
         if situation.neighbours:
-            slow = self._slowdown
-            was_longer = ttft_s + self._done_s(situation, low) > slow * sum(map(mul, low, x))
-            self._slowdown = min(max(slow + (SLOWDOWN_STEP if was_longer else -SLOWDOWN_STEP), 1.0), SLOWDOWN_MAX)
-        x = [slow * each for each in x]
-        self._first.learn(x, ttft_s + self._done_s(situation, low), regime)
+            moved = self._slowdown + (SLOWDOWN_STEP if y > sum(map(mul, low, x)) else -SLOWDOWN_STEP)
+            self._slowdown = min(max(moved, 1.0), SLOWDOWN_MAX)
+        self._first.learn(x, y, regime)
 
-    def learn_rest(self, situation: Situation, tokens: int, first_s: float, total_s: float) -> None:
-        """A whole answer: `first_s` to its first token, `total_s` in all, both since its dispatch in that situation."""
+    def learn_rest(self, tokens: int, first_s: float, total_s: float, company: Company) -> None:
+        """A whole answer: `first_s` to its first token, `total_s` in all, both since its dispatch."""
         if not (is_sensible(total_s) and is_sensible(first_s, total_s)):
             return
         self._stays += 1
         self._stay_s += (total_s - self._stay_s) * max(SMOOTHING, 1.0 / (self._stays + 1))
-        running = situation.running
-        if 1 < tokens <= COUNT_MAX and 0 <= running <= COUNT_MAX:
-            slow = self._slowdown if situation.neighbours else 1.0
-            self._next.learn((slow, slow * (running + 1.0)), (total_s - first_s) / (tokens - 1))
+        if 1 < tokens <= COUNT_MAX and 0.0 <= company.batch <= COUNT_MAX and 0.0 <= company.beside <= 1.0:
+            slow = 1.0 + company.beside * (self._slowdown - 1.0)
+            self._next.learn((slow, slow * max(company.batch, 1.0)), (total_s - first_s) / (tokens - 1))
 
     def snapshot(self, endpoint_id: int) -> PaceSnapshot:
         size = self.size
@@ -165,52 +162,55 @@ class Pace:
             self._stay_s,
             self._stays,
             self._slowdown,
-            self._delayed.snapshot(),
         )
 
     # Inside.
 
     def _features(self, situation: Situation) -> tuple[Features, int]:
         """What the line to the first token is over, and the regime."""
-        prompt, uncached, running, slots, waiting, queued, prefill, _, kv_usage, _, _ = situation
-        free = slots - running if kv_usage < KV_FULL or not running else 0
+        prompt, uncached, running, slots, waiting, queued, prefill, _, kv_usage, neighbours, _ = situation
+        free = slots - running
         cached = prompt - uncached
         pairs = uncached * (cached + 0.5 * uncached)
         is_busy = 1.0 if running or prefill else 0.0
+        full_s = self._stay_s / running if kv_usage > KV_FULL and running > 0 else 0.0
+        leaving_s, regime = 0.0, BEHIND if prefill else FREE
         if waiting < free:
-            return (1.0, is_busy, running + waiting, uncached + prefill + queued, pairs, cached, 0.0), FREE
-        if free > 0:  # some of those ahead join the batch at once, and their prompts go before its own
-            prefill += queued * free / waiting
-            running += free
-        leaving_s = (waiting + 1 - max(free, 0)) * self._stay_s / max(running, 1)
-        return (1.0, is_busy, running, uncached + prefill, pairs, cached, leaving_s), QUEUED
+            prefill += queued
+            running += waiting
+        else:
+            regime = QUEUED
+            if free > 0:  # some of those ahead join the batch at once, and their prompts go before its own
+                prefill += queued * free / waiting
+                running += free
+                waiting -= free
+            leaving_s = (waiting + 1) * self._stay_s / max(running, 1)
+        x: Features = (1.0, is_busy, running, uncached + prefill, pairs, cached, leaving_s, full_s)
+        if neighbours:
+            slow = self._slowdown
+            x = tuple([slow * each for each in x])
+        return x, regime
 
     def _first_token(self, situation: Situation, x: Features, regime: int) -> tuple[float, float]:
-        begun = self._begun(situation, x, regime)
-        if situation.delay is AT_ONCE:
-            return begun
-        p50, p90 = situation.delay.then(Span(*begun))
-        low, high = self._delayed.span(Span(0.0, 1.0), DELAYED_PRIOR_WEIGHT)
-        # Never less than in order: the median is not moved down, or more tokens could predict less.
-        low = max(low, 0.0)
-        return p50 + low * (p90 - p50), p50 + max(low, high) * (p90 - p50)
-
-    def _begun(self, situation: Situation, x: Features, regime: int) -> tuple[float, float]:
-        """From when the engine can begin on."""
-        low, high = self._first.p50[regime], self._first.p90[regime]
+        low, high = self._first.quantiles(regime)
         p50, p90 = sum(map(mul, low, x)), sum(map(mul, high, x))
-        if situation.neighbours:
-            p50 *= self._slowdown
-            p90 *= self._slowdown
         if situation.prefill_elapsed_s:
-            p50 -= self._done_s(situation, low)
-            p90 -= self._done_s(situation, high)
-        return p50, p90
+            p50 -= _done_s(situation, x, low)
+            p90 -= _done_s(situation, x, high)
+        if situation.delay is AT_ONCE:
+            return p50, p90
+        return situation.delay.then(Span(p50, p90))
 
-    def _done_s(self, situation: Situation, theta: Features) -> float:
-        """Of the prompts in flight, what has been computed already, in seconds."""
-        slow = self._slowdown if situation.neighbours else 1.0
-        return min(situation.prefill_elapsed_s, slow * theta[WORK] * situation.prefill_tokens)
+
+def _done_s(situation: Situation, x: Features, theta: Features) -> float:
+    """Of the prompts in flight, what has been computed already, in seconds."""
+    return min(situation.prefill_elapsed_s, x[STEP] * theta[WORK] * situation.prefill_tokens)
+
+
+def _is_believable(situation: Situation) -> bool:
+    figures = situation[:-1]
+    # A sum with NaN in it is not below anything.
+    return min(figures) >= 0 and sum(figures) <= COUNT_MAX and situation.uncached_tokens <= situation.prompt_tokens
 
 
 def _believable(situation: Situation) -> Situation:

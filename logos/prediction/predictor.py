@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from logos.domain.nouns import EngineSpec
 from logos.prediction.lengths import AnswerLengths, AnswersSnapshot
-from logos.prediction.pace import Forecast, Pace, PaceSnapshot, Situation
+from logos.prediction.pace import Company, Forecast, Pace, PaceSnapshot, Situation
 from logos.prediction.priors import Size
 from logos.prediction.service import Transition
 from logos.prediction.spans import Span
@@ -83,10 +83,20 @@ class Predictor:
         it joined the queue. Situations with a delay teach nothing about the pace and are ignored."""
         self._pace(endpoint_id).learn_first(met, ttft_s)
 
-    def observe_finished(self, endpoint_id: int, met: Situation, tokens: int, ttft_s: float, total_s: float) -> None:
+    def observe_finished(
+        self,
+        endpoint_id: int,
+        met: Situation,
+        tokens: int,
+        ttft_s: float,
+        total_s: float,
+        company: Company | None = None,
+    ) -> None:
         """A whole answer of so many tokens. Times are since its dispatch to the engine, when it met that situation.
-        Its length is told to `answers.observe`."""
-        self._pace(endpoint_id).learn_rest(met, tokens, ttft_s, total_s)
+        `company` is what ran beside it; None: as much as at its dispatch. Its length is told to `answers.observe`."""
+        if company is None:
+            company = Company(met.running + 1.0, 1.0 if met.neighbours else 0.0)
+        self._pace(endpoint_id).learn_rest(tokens, ttft_s, total_s, company)
 
     def observe_transition(self, endpoint_id: int, node_id: str, transition: Transition, seconds: float) -> None:
         """A transition ended well."""

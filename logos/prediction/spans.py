@@ -16,6 +16,7 @@ from logos.prediction.service import ObservedQuantiles
 
 COVERAGE = 0.9  # what the upper quantile of everything here promises
 LEVEL_STEP = 0.02  # how fast the level follows what was covered
+PRIOR_FADES = 4  # after so many times its weight, a prior is forgotten
 LEVEL_MIN, LEVEL_MAX = 0.5, 0.995
 LONGEST_S = 86_400.0  # nothing is expected, or believed, to take longer
 
@@ -81,11 +82,11 @@ class Calibration:
         self._level = min(max(level, LEVEL_MIN), LEVEL_MAX)
 
     def span(self, prior: Span, weight: int) -> Span:
-        """Of the residuals; as long as there are few, as if `weight` more had been seen as `prior` says."""
+        """Of the residuals; while there are few, as if `weight` more had been seen as `prior` says, fading out."""
         seen = len(self._sorted)
         if not seen:
             return prior
-        share = seen / (seen + weight)
+        share = seen / (seen + max(weight - seen / PRIOR_FADES, 0.0))
         p50 = self._sorted[(seen - 1) // 2] if seen % 2 else (self._sorted[seen // 2 - 1] + self._sorted[seen // 2]) / 2
         p90 = self._sorted[min(math.ceil(self._level * (seen + 1)), seen) - 1]
         return Span(prior.p50 + share * (p50 - prior.p50), prior.p90 + share * (p90 - prior.p90))

@@ -69,10 +69,11 @@ class Capacity:
                 return Outlook()
             wait_s = max(loading.retry_at - self._state.now, 1.0)
             return Outlook(refusal=Refusal("no_capacity", f"its engine could not be loaded: {loading.reason}", wait_s))
-        sleeper = self._sleeper(endpoint)
-        fit = None if sleeper is not None else self._best_fit(endpoint, nodes)
+        sleeper, fit = self._room(endpoint)
         if sleeper is not None or fit is not None:
             return Outlook(sleeper, fit)
+        if endpoint.is_falling_asleep:
+            return Outlook(memory_is_short=True, neighbour_is_idle=True)
         return self._outlook_without_room(endpoint, nodes)
 
     # What shall be.
@@ -105,6 +106,9 @@ class Capacity:
             return
         for claim in self._claims.concerning(endpoint):
             self._claims.advance(claim)
+        for engine in endpoint.engines.values():
+            if engine.claimed_by is None:
+                self._transitions.reopen(engine)  # its endpoint had left the catalogue, and is back
         self._rules.attend(endpoint)
 
     def reconsider(self) -> None:
@@ -134,9 +138,7 @@ class Capacity:
     def _bring_if_room(self, endpoint: EndpointState) -> bool:
         if self._state.now < endpoint.loading.retry_at:
             return False
-        sleeper = self._sleeper(endpoint)
-        fit = None if sleeper is not None else self._best_fit(endpoint, self._state.pool(endpoint))
-        return self._bring(endpoint, Outlook(sleeper, fit))
+        return self._bring(endpoint, Outlook(*self._room(endpoint)))
 
     def _bring(self, endpoint: EndpointState, outlook: Outlook) -> bool:
         """Wakes an engine whose GPUs have room for it again, or else loads one where it fits."""
@@ -147,6 +149,14 @@ class Capacity:
         else:
             return False
         return True
+
+    def _room(self, endpoint: EndpointState) -> tuple[Engine | None, Fit | None]:
+        """An engine that can wake, or else where a new one fits. One that is only just falling asleep is waited for:
+        it will be back before another is loaded."""
+        sleeper = self._sleeper(endpoint)
+        if sleeper is not None or endpoint.is_falling_asleep:
+            return sleeper, None
+        return None, self._best_fit(endpoint, self._state.pool(endpoint))
 
     def _sleeper(self, endpoint: EndpointState) -> Engine | None:
         for engine in endpoint.engines.values():

@@ -29,7 +29,7 @@ class Drains:
         now, token_s = self._state.now, self.token_s(engine)
         latest = now
         for ticket in place.running.values():
-            if ticket.ends_at <= now:
+            if ticket.ends_at <= now or self._state.settings.x_cache == 0:
                 ticket.ends_at = now + self._remaining_s(ticket, token_s)
             latest = max(latest, ticket.ends_at)
         return latest - now
@@ -40,7 +40,7 @@ class Drains:
         assert request is not None
         prompt_s = ticket.uncached_tokens * self._state.predictor.prompt_token_s(engine.endpoint_id)
         tokens = self._tokens(ticket, engine.endpoint_id, 0)
-        return prompt_s + between(tokens, WAITING_UPPER) * token_s
+        return prompt_s + between(tokens, self._state.settings.x_wu) * token_s
 
     def token_s(self, engine: Engine, more: int = 0) -> float:
         """Seconds from token to token on it, with so many more in its batch."""
@@ -56,7 +56,7 @@ class Drains:
         if ticket.first_token_at is not None and token_s > 0.0:
             produced = int((self._state.now - ticket.first_token_at) / token_s)
         tokens = self._tokens(ticket, ticket.endpoint_id, produced)
-        return max(between(tokens, RUNNING_UPPER) - produced, 1.0) * token_s
+        return max(between(tokens, self._state.settings.x_ru) - produced, 1.0) * token_s
 
     def _tokens(self, ticket: Ticket, endpoint_id: int, produced: int) -> Span:
         request = ticket.request

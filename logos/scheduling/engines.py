@@ -90,6 +90,9 @@ class Engines:
             self._slept(engine, old)
 
     def _awoke(self, engine: Engine, old: EngineState) -> None:
+        if engine.claimed_by is not None and old is EngineState.FALLING_ASLEEP:
+            self._transitions.stop(engine)  # it would not sleep, and its memory is promised
+            return
         transition = {EngineState.LOADING: Transition.LOAD, EngineState.WAKING: Transition.WAKE}.get(old)
         if transition is not None and engine.seconds > 0:
             self._state.service.transitioned(engine.endpoint_id, transition, engine.seconds)
@@ -102,7 +105,6 @@ class Engines:
         self._capacity.reconsider()
 
     def _slept(self, engine: Engine, old: EngineState) -> None:
-        engine.has_slept = True
         if old is EngineState.FALLING_ASLEEP and engine.seconds > 0:
             self._learn(engine, Transition.SLEEP)
         self._capacity.reconsider()
@@ -161,7 +163,8 @@ class Engines:
             self._state.now,
             spec.residue_per_gpu_mib if spec is not None else 0,
             spec.host_mib if spec is not None else 0,
-            has_slept=seen.state is EngineState.ASLEEP,
+            has_slept=seen.state in {EngineState.FALLING_ASLEEP, EngineState.ASLEEP, EngineState.WAKING},
+            is_off_gpus=seen.state is EngineState.ASLEEP,
         )
         self._state.enter(engine)
         return engine

@@ -24,7 +24,7 @@ class Idling:
             return
         now, idle_until = self._state.now, self.idle_since(engine) + idle_s
         if now >= idle_until:
-            self._transitions.drain(engine)
+            self._transitions.ask_back(engine)
             if self._transitions.is_drained(engine):
                 self._transitions.sleep(engine)
         elif engine.timer is None or not engine.timer.is_pending or engine.timer.at > idle_until:
@@ -33,9 +33,8 @@ class Idling:
             engine.timer = self._state.timers.add(idle_until, lambda: self._state.touch(endpoint_id))
 
     def is_idle(self, engine: Engine, endpoint: EndpointState) -> bool:
-        """It serves, nothing runs there and nothing waits. (DRAINING and unclaimed: on its way to sleep.)"""
-        is_serving = engine.state is EngineState.AWAKE or engine.state is EngineState.DRAINING
-        if not is_serving or engine.claimed_by is not None or endpoint.queue:
+        """It serves, nothing runs there and nothing waits."""
+        if engine.state is not EngineState.AWAKE or engine.claimed_by is not None or endpoint.queue:
             return False
         place = self._transitions.place_of(engine)
         return place is None or not place.running
@@ -45,6 +44,4 @@ class Idling:
         return engine.since if place is None else max(place.idle_since, engine.since)
 
     def _may_sleep(self, engine: Engine, endpoint: EndpointState) -> bool:
-        spec = endpoint.endpoint.engine
-        is_kept = spec is None or spec.pinned or spec.min_replicas >= endpoint.awake
-        return not is_kept and self._transitions.can_sleep(engine)
+        return endpoint.spare > 0 and self._transitions.can_sleep(engine)

@@ -5,7 +5,7 @@ Nothing here changes anything, and nothing in production calls it: it looks at e
 
 from __future__ import annotations
 
-from logos.domain.lifecycle import RequestState
+from logos.domain.lifecycle import EngineState, RequestState
 from logos.scheduling.state import EndpointState, PlaceState, State
 
 
@@ -17,9 +17,11 @@ def check(state: State) -> None:
         _check_queue(state, endpoint)
     _check_requests(state)
     _check_owners(state)
+    _check_claims(state)
     for node in state.nodes.values():
         for index, free_mib in node.unheld_mib().items():
             assert free_mib >= 0, f"GPU {index} of {node.node.id} is over-committed by {-free_mib} MiB"
+        assert node.host_free_mib() >= 0, f"host RAM of {node.node.id} is over-committed by {-node.host_free_mib()} MiB"
     assert not state.touched, state.touched
     assert not state.upset, state.upset
     assert not state.commands, state.commands
@@ -74,3 +76,20 @@ def _check_owners(state: State) -> None:
     for engine in state.engines.values():
         assert state.endpoints[engine.endpoint_id].engines.get(engine.engine_id) is engine, engine
         assert state.nodes[engine.node_id].engines.get(engine.engine_id) is engine, engine
+
+
+def _check_claims(state: State) -> None:
+    """Who claims has requests waiting, only victims drain, and nothing is reserved but for a settled claim."""
+    for endpoint_id, claim in state.claims.items():
+        assert claim.endpoint is state.endpoints.get(endpoint_id), claim
+        assert claim.endpoint.queue, f"nobody waits for the claim of {endpoint_id}"
+        assert not claim.endpoint.is_removed, f"{endpoint_id} has left the catalogue and claims"
+        assert claim.node is state.nodes.get(claim.node.node.id), f"{claim.node.node.id} is not there and claimed"
+        assert (endpoint_id in claim.node.reserved) == claim.is_settled, claim
+    for node in state.nodes.values():
+        assert node.reserved.keys() <= state.claims.keys(), node.reserved
+    for engine in state.engines.values():
+        if engine.claimed_by is not None:
+            assert engine in state.claims[engine.claimed_by].victims, engine
+        elif engine.state is EngineState.DRAINING:
+            assert state.endpoints[engine.endpoint_id].is_removed, f"{engine.engine_id} drains for nobody"

@@ -96,12 +96,13 @@ class MarginalSwaps:
         """Admits what pays; then its victims leave, or are looked at again soon."""
         if claim.is_settled or self._state.claims.get(claim.endpoint_id) is not claim:
             return
+        makes_room = self._claims.review(claim, self._displaced)
         stakes = self._stakes(claim)
         while self._admit(claim, stakes):
             stakes = self._stakes(claim)
         if any(engine.state in IN_TRANSIT for engine in claim.node.engines.values()):
             return  # looked at again when that has ended
-        if self._shall_leave(stakes):
+        if makes_room and self._shall_leave(stakes):
             self._claims.settle(claim)
         else:
             self._look_again(claim)
@@ -145,11 +146,21 @@ class MarginalSwaps:
         """Dispatches the victims' waiting requests that are worth it; whether there were any."""
         candidates = self._candidates(stakes)
         best, chosen = 0.0, 0
-        for number, (stay_s, _, _, _) in enumerate(candidates, start=1):
-            longer_s = max(0.0, stay_s - stakes.drain_s)
-            if longer_s > 0.0 and stakes.oldest_s + stay_s + stakes.away_s > self._wait_bound_s(stakes):
+        st = self._state.settings
+        kept = stakes.pressure + st.x_grow * sum(each.demand.per_s(self._state.now) for each in stakes.group) * (
+            stakes.drain_s + stakes.away_s
+        )
+        for number, (stay_s, _, _, engine) in enumerate(candidates, start=1):
+            g = 0.0
+            if st.x_slow:
+                g = st.x_slow * (self._drains.token_s(engine, 1) / self._drains.token_s(engine) - 1.0)
+            stay_s *= 1.0 + g * (number - 1)
+            longer_s = max(0.0, stay_s - stakes.drain_s, g * number * stakes.drain_s)
+            if longer_s > 0.0 and stakes.oldest_s + max(
+                stay_s, stakes.drain_s + longer_s
+            ) + stakes.away_s > self._wait_bound_s(stakes):
                 break
-            value = number * stakes.lost_s - stakes.pressure * longer_s
+            value = st.x_lf * number * stakes.lost_s - kept * longer_s
             if value > best + 1e-9:
                 best, chosen = value, number
         admitted = 0

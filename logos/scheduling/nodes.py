@@ -16,6 +16,7 @@ from logos.domain.nouns import EngineSpec, Node
 from logos.scheduling.timers import Timer
 
 LIVE = frozenset({EngineState.AWAKE, EngineState.LOADING, EngineState.WAKING})
+ENDING = frozenset({EngineState.STOPPING, EngineState.FAILED})
 LEAVING = frozenset({EngineState.STOPPING, EngineState.DRAINING, EngineState.FALLING_ASLEEP, EngineState.FAILED})
 MIB_PER_GIB = 1024
 
@@ -35,6 +36,7 @@ class Engine:
     residue_per_gpu_mib: int = 0
     host_mib: int = 0  # taken from its first sleep on
     has_slept: bool = False
+    is_off_gpus: bool = False  # asleep, or it slept when it was ended or died
     was_awaited: bool = False  # requests waited when it last came
     seconds: float = 0.0
     measured_mib: int = 0
@@ -47,9 +49,16 @@ class Engine:
     @property
     def held_per_gpu_mib(self) -> int:
         """GPU memory that it takes in its present state."""
-        if self.state in HOLDS_GPU_MEMORY:
-            return self.memory_per_gpu_mib
-        return self.residue_per_gpu_mib if self.state is EngineState.ASLEEP else 0
+        if self.is_off_gpus:
+            return self.residue_per_gpu_mib
+        return self.memory_per_gpu_mib if self.state in HOLDS_GPU_MEMORY else 0
+
+    def become(self, state: EngineState, now: float) -> None:
+        """Its new state, from now on. What ends a sleeping engine brings nothing back to its GPUs."""
+        if state is EngineState.ASLEEP or state not in ENDING:
+            self.is_off_gpus = state is EngineState.ASLEEP
+        self.state = state
+        self.since = now
 
     @property
     def is_live(self) -> bool:

@@ -61,7 +61,7 @@ class Placement:
     def attend(self, endpoint: EndpointState) -> None:
         """Does whatever can be done at an endpoint now: dispatch, ask leases back, bring engines, place elsewhere."""
         self._state.touched.pop(endpoint.endpoint.id, None)
-        if endpoint.engines:
+        if endpoint.engines or endpoint.endpoint.id in self._state.claims:
             self._capacity.attend(endpoint)
         is_upset = endpoint.endpoint.id in self._state.upset
         if is_upset or (endpoint.is_removed and self._state.has_catalogue):

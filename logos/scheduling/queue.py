@@ -29,13 +29,16 @@ Item = TypeVar("Item")
 SLACK = 64  # dead heap entries and idle flows tolerated before they are swept
 
 
-class _Entry(Generic[Item]):
-    __slots__ = ("bound", "is_waiting", "item", "number", "rank", "start")
+class Entry(Generic[Item]):
+    """A waiting item. `bound` is the highest number that may go before it."""
 
-    def __init__(self, item: Item, rank: int, start: float, number: int, bound: int) -> None:
+    __slots__ = ("bound", "deadline", "is_waiting", "item", "number", "rank", "start")
+
+    def __init__(self, item: Item, rank: int, deadline: float, number: int, bound: int) -> None:
         self.item = item
         self.rank = rank
-        self.start = start
+        self.deadline = deadline
+        self.start = 0.0
         self.number = number
         self.bound = bound
         self.is_waiting = True
@@ -65,11 +68,11 @@ class FairQueue(Generic[Item]):
     """Waiting items by id. `len` and iteration (in order of arrival) count what waits."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, _Entry[Item]] = {}
-        self._order: list[tuple[int, float, int, _Entry[Item]]] = []
-        self._bounds: list[tuple[int, int, _Entry[Item]]] = []
-        self._shares: dict[int, _Shares] = {}
+        self._waiting: dict[str, Entry[Item]] = {}
+        self._bounds: list[tuple[int, int, Entry[Item]]] = []
         self._arrivals = 0
+        self._order: list[tuple[int, float, int, Entry[Item]]] = []
+        self._shares: dict[int, _Shares] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -80,17 +83,25 @@ class FairQueue(Generic[Item]):
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._waiting
 
-    def push(self, item_id: str, item: Item, *, rank: int, flow: int, cost: float, overtakes: int) -> None:
+    def push(
+        self,
+        item_id: str,
+        item: Item,
+        *,
+        rank: int,
+        flow: int,
+        cost: float,
+        overtakes: int,
+        team: int = 0,
+        deadline: float = float("inf"),
+    ) -> None:
         """`cost` in tokens, at least 0; `overtakes` is K, at least 0. An id must not wait twice."""
         assert item_id not in self._waiting, item_id
-        shares = self._shares.get(rank)
-        if shares is None:
-            shares = self._shares[rank] = _Shares()
         number = self._arrivals
         self._arrivals += 1
-        entry = _Entry(item, rank, shares.start(flow, cost), number, number + overtakes)
+        entry = Entry(item, rank, deadline, number, number + overtakes)
         self._waiting[item_id] = entry
-        heapq.heappush(self._order, (rank, entry.start, number, entry))
+        self._enter(item_id, entry, flow, team, cost)
         heapq.heappush(self._bounds, (entry.bound, number, entry))
 
     def peek(self) -> Item | None:
@@ -109,17 +120,11 @@ class FairQueue(Generic[Item]):
     def may_go(self, item_id: str) -> bool:
         """Whether the bounds on overtaking let this item go next."""
         entry = self._waiting.get(item_id)
-        if entry is None:
-            return False
-        while not self._bounds[0][2].is_waiting:
-            heapq.heappop(self._bounds)
-        return entry.number <= self._bounds[0][0]
+        return entry is not None and entry.number <= self._tightest().bound
 
     def pop(self, item_id: str) -> None:
-        """`item_id`, the head or one that may go, is served: the virtual time of its rank moves on."""
-        entry = self._waiting[item_id]
-        shares = self._shares[entry.rank]
-        shares.virtual = max(shares.virtual, entry.start)
+        """`item_id`, the head or one that may go, is served: the virtual time moves on."""
+        self._served(self._waiting[item_id])
         self.remove(item_id)
 
     def remove(self, item_id: str) -> None:
@@ -128,6 +133,33 @@ class FairQueue(Generic[Item]):
         if entry is None:
             return
         entry.is_waiting = False
+        if len(self._bounds) > 2 * len(self._waiting) + SLACK:
+            self._bounds = [each for each in self._bounds if each[2].is_waiting]
+            heapq.heapify(self._bounds)
+        self._leave(item_id, entry)
+
+    def _head(self) -> Entry[Item] | None:
+        if not self._waiting:
+            return None
+        first, tightest = self._first(), self._tightest()
+        return first if first.number <= tightest.bound else tightest
+
+    def _tightest(self) -> Entry[Item]:
+        """The waiting item that may be overtaken least. There is one."""
+        while not self._bounds[0][2].is_waiting:
+            heapq.heappop(self._bounds)
+        return self._bounds[0][2]
+
+    # The order, apart from the bound.
+
+    def _enter(self, item_id: str, entry: Entry[Item], flow: int, team: int, cost: float) -> None:
+        shares = self._shares.get(entry.rank)
+        if shares is None:
+            shares = self._shares[entry.rank] = _Shares()
+        entry.start = shares.start(flow, cost)
+        heapq.heappush(self._order, (entry.rank, entry.start, entry.number, entry))
+
+    def _leave(self, item_id: str, entry: Entry[Item]) -> None:
         shares = self._shares[entry.rank]
         shares.waiting -= 1
         if not shares.waiting:
@@ -135,17 +167,12 @@ class FairQueue(Generic[Item]):
         if len(self._order) > 2 * len(self._waiting) + SLACK:
             self._order = [each for each in self._order if each[3].is_waiting]
             heapq.heapify(self._order)
-        if len(self._bounds) > 2 * len(self._waiting) + SLACK:
-            self._bounds = [each for each in self._bounds if each[2].is_waiting]
-            heapq.heapify(self._bounds)
 
-    def _head(self) -> _Entry[Item] | None:
-        if not self._waiting:
-            return None
+    def _first(self) -> Entry[Item]:
         while not self._order[0][3].is_waiting:
             heapq.heappop(self._order)
-        while not self._bounds[0][2].is_waiting:
-            heapq.heappop(self._bounds)
-        first = self._order[0][3]
-        tightest = self._bounds[0][2]
-        return first if first.number <= tightest.bound else tightest
+        return self._order[0][3]
+
+    def _served(self, entry: Entry[Item]) -> None:
+        shares = self._shares[entry.rank]
+        shares.virtual = max(shares.virtual, entry.start)

@@ -17,7 +17,6 @@ from logos.scheduling.transitions import Transitions
 
 WAITING_SHARE = 0.5
 PROTECTED_S = 5.0
-PROTECTED_FOR_QUEUE_S = 15.0
 IDLE_RATIO_AT_CYCLE = 1.5
 BUSY_RATIO_AT_CYCLE = 3.0
 BUSY_WAITING_MIN = 2
@@ -27,13 +26,10 @@ IDLE_SLEEP_S = 120.0
 class ReferenceSwaps:
     """Who may come in, by scores."""
 
-    def __init__(
-        self, state: State, transitions: Transitions, claims: Claims, *, protected_s: float = PROTECTED_FOR_QUEUE_S
-    ) -> None:
+    def __init__(self, state: State, transitions: Transitions, claims: Claims) -> None:
         self._state = state
         self._transitions = transitions
         self._claims = claims
-        self._protected_for_queue_s = protected_s
         self._idling = Idling(state, transitions)
         self._cycle: Timer | None = None
 
@@ -80,7 +76,7 @@ class ReferenceSwaps:
 
     def _yields(self, victim: Engine, claimant: EndpointState, *, at_cycle: bool) -> bool:
         now, owner = self._state.now, self._state.endpoints[victim.endpoint_id]
-        if now < victim.since + (self._protected_for_queue_s if victim.was_awaited else PROTECTED_S):
+        if now < victim.since + (self._state.settings.protected_s if victim.was_awaited else PROTECTED_S):
             return False
         running, waiting, wanting = self._running(victim), len(owner.queue), len(claimant.queue)
         ratio = self._effective(claimant) / max(self._effective(owner), 1e-9)

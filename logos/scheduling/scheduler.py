@@ -17,6 +17,7 @@ from logos.prediction.service import ServiceTimes
 from logos.scheduling import events
 from logos.scheduling.capacity import Capacity
 from logos.scheduling.commands import Command, WakeAt
+from logos.scheduling.deadline_queue import DeadlineQueue
 from logos.scheduling.delays import Delays
 from logos.scheduling.endpoints import Endpoints
 from logos.scheduling.engines import Engines
@@ -28,9 +29,10 @@ from logos.scheduling.leases import Leases
 from logos.scheduling.marginal_swaps import MarginalSwaps
 from logos.scheduling.placement import Placement
 from logos.scheduling.policies import POLICIES, PREDICTING
+from logos.scheduling.queue import FairQueue
 from logos.scheduling.reference_swaps import ReferenceSwaps
 from logos.scheduling.settings import SchedulerSettings
-from logos.scheduling.situations import learn_answer, learn_first_token
+from logos.scheduling.situations import answered, first_token
 from logos.scheduling.state import State, Ticket
 from logos.scheduling.summary import summarize
 from logos.scheduling.swapping import Claims, SwapRules
@@ -62,7 +64,13 @@ class Scheduler:
             known = ", ".join(POLICIES)
             raise InvalidDeclaration(f"there is no scheduling policy {settings.policy!r}: choose one of {known}")
         held = learned or Learned()
-        state = self._state = State(settings, epoch, Predictor(held.predictor), ServiceTimes(held.service))
+        state = self._state = State(
+            settings,
+            epoch,
+            Predictor(held.predictor),
+            ServiceTimes(held.service),
+            DeadlineQueue if settings.policy in PREDICTING else FairQueue,
+        )
         self._leases = Leases(state)
         transitions = Transitions(state, self._leases)
         claims = Claims(state, transitions)
@@ -167,14 +175,7 @@ class Scheduler:
         ticket = self._state.tickets.get(event.request_id)
         if ticket is not None and ticket.state is RequestState.STARTED:
             ticket.state = RequestState.STREAMING
-            ticket.first_token_at = self._state.now
-            if event.ttft_s > 0:
-                learn_first_token(self._state, ticket, event.ttft_s)
-            if ticket.place is not None and ticket.met is not None:
-                place = self._state.endpoints[ticket.endpoint_id].places[ticket.place]
-                place.backlog.left(
-                    ticket.request_id, self._state.now, self._state.predictor.prompt_token_s(ticket.endpoint_id)
-                )
+            first_token(self._state, ticket, event.ttft_s)
 
     def _finished(self, event: events.RequestFinished) -> None:
         ticket = self._placed(event.request_id)
@@ -184,7 +185,7 @@ class Scheduler:
         if total_s <= 0 and ticket.dispatched_at is not None:
             total_s = self._state.now - ticket.dispatched_at
         self._state.service.answered(ticket.endpoint_id, total_s, event.completion_tokens)
-        learn_answer(self._state, ticket, event.completion_tokens, total_s)
+        answered(self._state, ticket, event.completion_tokens, total_s)
         self._state.endpoints[ticket.endpoint_id].circuit.succeeded()
         self._state.end(ticket)
 

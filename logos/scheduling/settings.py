@@ -57,6 +57,12 @@ class SchedulerSettings:
     cost_displaced: float = 0.2
 
     # Swapping (policy `slo`; `marginal_swaps` says what they mean).
+    x_grow: float = 0.0
+    x_slow: float = 0.0
+    x_lf: float = 1.0
+    x_cache: float = 1e9
+    x_wu: float = 0.5
+    x_ru: float = 0.75
     swap_threshold: float = 0.7  # of the number waiting at which a two-sided cycle is best
     swap_linger_max_s: float = 20.0
     swap_wait_max_s: float = 55.0

@@ -6,7 +6,7 @@ Nothing is estimated here (that is the prediction room's) and nothing decided.
 from __future__ import annotations
 
 from logos.domain.nouns import Place
-from logos.prediction.pace import Situation
+from logos.prediction.pace import Company, Situation
 from logos.prediction.spans import AT_ONCE, Span
 from logos.scheduling.state import EndpointState, PlaceState, State, Ticket
 
@@ -44,37 +44,67 @@ def situation(
     )
 
 
-def neighbours_running(state: State, place: Place) -> int:
-    """Requests that run in other engines on the same GPUs."""
+def neighbours(state: State, place: Place) -> list[PlaceState]:
+    """The places of other engines on the same GPUs."""
     engine = state.engines.get(place.engine_id) if place.engine_id is not None else None
     node = state.nodes.get(engine.node_id) if engine is not None else None
     if engine is None or node is None or len(node.engines) < 2:
-        return 0
-    gpus, running = set(engine.gpu_indices), 0
+        return []
+    gpus = set(engine.gpu_indices)
+    found = []
     for other in node.engines.values():
         if other is engine or gpus.isdisjoint(other.gpu_indices):
             continue
         there = state.endpoints[other.endpoint_id].places.get(Place(other.endpoint_id, other.engine_id))
-        running += len(there.running) if there is not None else 0
-    return running
+        if there is not None:
+            found.append(there)
+    return found
 
 
-def learn_first_token(state: State, ticket: Ticket, ttft_s: float) -> None:
-    """The first token came so long after the request was dispatched."""
-    if ticket.met is not None:
+def neighbours_running(state: State, place: Place) -> int:
+    """Requests that run in other engines on the same GPUs."""
+    return sum(len(each.running) for each in neighbours(state, place))
+
+
+def first_token(state: State, ticket: Ticket, ttft_s: float) -> None:
+    """The first token came so long after the request was dispatched; 0: nobody measured it."""
+    ticket.first_token_at = state.now
+    if ticket.place is None or ticket.met is None:
+        return
+    if ttft_s > 0:
         state.predictor.observe_first_token(ticket.endpoint_id, ticket.met, ttft_s)
+    place = state.endpoints[ticket.endpoint_id].places[ticket.place]
+    place.backlog.left(ticket.request_id, state.now, state.predictor.prompt_token_s(ticket.endpoint_id))
+    ticket.company_from = (state.now, *_occupancy(state, place))
 
 
-def learn_answer(state: State, ticket: Ticket, completion_tokens: int, total_s: float) -> None:
-    """The whole answer, so long after the request was dispatched."""
+def answered(state: State, ticket: Ticket, completion_tokens: int, total_s: float) -> None:
+    """The whole answer has come, so long after the request was dispatched."""
+    endpoint = state.endpoints[ticket.endpoint_id].endpoint
     if ticket.request is not None:
-        state.predictor.answers.observe(
-            state.endpoints[ticket.endpoint_id].endpoint.model_id,
-            ticket.request.key_id,
-            completion_tokens,
-            ticket.request.output_tokens_max,
-        )
+        allowed = ticket.request.output_tokens_max
+        state.predictor.answers.observe(endpoint.model_id, ticket.request.key_id, completion_tokens, allowed)
     if ticket.met is None or ticket.dispatched_at is None or ticket.first_token_at is None:
         return
     first_s = ticket.first_token_at - ticket.dispatched_at
-    state.predictor.observe_finished(ticket.endpoint_id, ticket.met, completion_tokens, first_s, total_s)
+    company = _company(state, ticket)
+    state.predictor.observe_finished(endpoint.id, ticket.met, completion_tokens, first_s, total_s, company)
+
+
+def _occupancy(state: State, place: PlaceState) -> tuple[float, float]:
+    """Sequence-seconds of the place so far, and busy seconds of its busiest neighbour."""
+    batch_s = place.occupancy.advance(state.now, len(place.running)).batch_s
+    beside = (each.occupancy.advance(state.now, len(each.running)).busy_s for each in neighbours(state, place.place))
+    return batch_s, max(beside, default=0.0)
+
+
+def _company(state: State, ticket: Ticket) -> Company | None:
+    if ticket.company_from is None or ticket.place is None:
+        return None
+    since, batch_from, beside_from = ticket.company_from
+    passed = state.now - since
+    if passed <= 0.0:
+        return None
+    place = state.endpoints[ticket.endpoint_id].places[ticket.place]
+    batch_s, beside_s = _occupancy(state, place)
+    return Company((batch_s - batch_from) / passed, min(max((beside_s - beside_from) / passed, 0.0), 1.0))

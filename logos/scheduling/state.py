@@ -7,6 +7,7 @@ gathers the commands of the event being handled and the endpoints that it touche
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 # What waiting counts, by priority and in batch mode.
 WEIGHT_OF = {Priority.LOW: 0.7, Priority.MID: 1.0, Priority.HIGH: 1.5}
 BATCH_WEIGHT = 0.5
+# What a promise is multiplied by, by priority; and what counts as promised where nothing is.
+PATIENCE_OF = {Priority.LOW: 2.0, Priority.MID: 1.0, Priority.HIGH: 0.5}
+UNPROMISED_S = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +64,7 @@ class Ticket:
     dispatched_at: float | None = None
     first_token_at: float | None = None
     met: Situation | None = None  # when it was dispatched
+    company_from: tuple[float, float, float] | None = None  # at its first token: when, and what `Occupancy` counted
     ends_at: float = 0.0  # about when it should be through, once that was asked
     deadline: Timer | None = None
 
@@ -90,6 +95,13 @@ class Ticket:
         assert self.request is not None
         urgency = Priority.HIGH - self.request.priority
         return urgency if self.request.mode is Mode.INTERACTIVE else urgency + 100
+
+    @property
+    def effective_deadline(self) -> float:
+        """When its first token is due, sooner or later by its priority: a multiplier rather than a wall."""
+        assert self.request is not None
+        promised_s = UNPROMISED_S if self.slo_ttft_s is None else self.slo_ttft_s
+        return self.arrived_at + promised_s * PATIENCE_OF[self.request.priority]
 
     @property
     def fair_cost(self) -> int:
@@ -124,6 +136,24 @@ class Lease:
         return 0 if self.state is LeaseState.SPENT else max(self.slots - len(self.running), 0)
 
 
+@dataclass(slots=True)
+class Occupancy:
+    """How full a place has been: sequence-seconds and busy seconds since the beginning, as of `at`."""
+
+    at: float = 0.0
+    batch_s: float = 0.0
+    busy_s: float = 0.0
+
+    def advance(self, now: float, running: int) -> Occupancy:
+        """So many have run there since it was last asked."""
+        passed = now - self.at
+        self.at = now
+        if running:
+            self.batch_s += running * passed
+            self.busy_s += passed
+        return self
+
+
 @dataclass(slots=True, eq=False)
 class PlaceState:
     """Where requests run: a remote endpoint, or one awake engine.
@@ -140,6 +170,7 @@ class PlaceState:
     leases: dict[str, Lease] = field(default_factory=dict)
     inherited: int = 0
     backlog: Backlog = field(default_factory=Backlog)
+    occupancy: Occupancy = field(default_factory=Occupancy)
 
     @property
     def held(self) -> int:
@@ -185,7 +216,7 @@ class EndpointState:
     model_name: str
     circuit: Circuit
     rate: RateLimit
-    queue: FairQueue[Ticket] = field(default_factory=FairQueue)
+    queue: FairQueue[Ticket]
     places: dict[Place, PlaceState] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
     loading: Loading = field(default_factory=Loading)
@@ -221,11 +252,25 @@ class EndpointState:
         return sum(engine.state in SERVING for engine in self.engines.values())
 
     @property
+    def spare(self) -> int:
+        """Engines that serve, have not been asked to make room, and may go: those beyond the minimum."""
+        spec = self.endpoint.engine
+        if spec is None or spec.pinned:
+            return 0
+        staying = sum(each.state is EngineState.AWAKE and each.claimed_by is None for each in self.engines.values())
+        return max(staying - spec.min_replicas, 0)
+
+    @property
     def is_contested(self) -> bool:
         """Another model claims the memory of an engine that still serves."""
         return any(
             engine.claimed_by is not None and engine.state is EngineState.DRAINING for engine in self.engines.values()
         )
+
+    @property
+    def is_falling_asleep(self) -> bool:
+        """One of its engines will soon be able to wake."""
+        return any(engine.state is EngineState.FALLING_ASLEEP for engine in self.engines.values())
 
     @property
     def wants_engines(self) -> bool:
@@ -250,6 +295,8 @@ class EndpointState:
             flow=ticket.request.key_id,
             cost=ticket.fair_cost,
             overtakes=overtakes,
+            team=-ticket.request.key_id if ticket.request.team_id is None else ticket.request.team_id,
+            deadline=ticket.effective_deadline,
         )
 
     def serve(self, ticket: Ticket) -> None:
@@ -288,7 +335,15 @@ class GatewayState:
 class State:
     """The only mutable state of the scheduler."""
 
-    def __init__(self, settings: SchedulerSettings, epoch: int, predictor: Predictor, service: ServiceTimes) -> None:
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        epoch: int,
+        predictor: Predictor,
+        service: ServiceTimes,
+        make_queue: Callable[[], FairQueue[Ticket]],
+    ) -> None:
+        self._make_queue = make_queue
         self.settings = settings
         self.epoch = epoch
         self.predictor = predictor
@@ -343,7 +398,8 @@ class State:
         known = self.endpoints.get(endpoint_id)
         if known is None:
             unnamed = Endpoint(endpoint_id, 0, 0, Privacy.LOCAL, "")
-            known = EndpointState(unnamed, "", Circuit(self.settings), RateLimit(unnamed.limits), is_removed=True)
+            circuit, rate = Circuit(self.settings), RateLimit(unnamed.limits)
+            known = EndpointState(unnamed, "", circuit, rate, self._make_queue(), is_removed=True)
             self.endpoints[endpoint_id] = known
         return known
 
@@ -391,6 +447,7 @@ class State:
         """The request runs at a place from now on."""
         ticket.place = place.place
         ticket.endpoint_id = place.place.endpoint_id
+        place.occupancy.advance(self.now, len(place.running))
         place.running[ticket.request_id] = ticket
         if lease is not None:
             ticket.lease_id = lease.lease_id
@@ -414,6 +471,7 @@ class State:
     def _vacate(self, ticket: Ticket, endpoint: EndpointState) -> None:
         assert ticket.place is not None
         place = endpoint.places[ticket.place]
+        place.occupancy.advance(self.now, len(place.running))
         del place.running[ticket.request_id]
         if ticket.met is not None:
             place.backlog.left(ticket.request_id, self.now, self.predictor.prompt_token_s(ticket.endpoint_id))
@@ -453,8 +511,7 @@ class State:
         self.nodes[engine.node_id].engines[engine.engine_id] = engine
 
     def engine_state(self, engine: Engine, state: EngineState) -> None:
-        engine.state = state
-        engine.since = self.now
+        engine.become(state, self.now)
         self.timers.cancel(engine.timer)
         engine.timer = None
         self.touch(engine.endpoint_id)

@@ -6,7 +6,7 @@ decided by the rules of swapping (`first_come`, `reference_swaps`, `marginal_swa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,7 @@ class Claim:
     sleeper: Engine | None  # which wakes; otherwise an engine is loaded
     victims: tuple[Engine, ...]
     since: float
+    is_for_good: bool = False  # its victims stop: asleep, they would leave too little
     is_settled: bool = False
     timer: Timer | None = None
 
@@ -65,15 +66,14 @@ class Claims:
 
     def options(self, endpoint: EndpointState, order: Callable[[Engine], object]) -> Iterator[Claim]:
         """On each node of its pool, the claim whose victims come first in `order`, where there is one. Engines that
-        are claimed, pinned, in transit, or wanted as a minimum are nobody's victims."""
+        are claimed, pinned, in transit, or wanted as a minimum are nobody's victims. Where what sleeping engines keep
+        is in the way, they go to disk."""
         for node in self._state.pool(endpoint):
-            candidates = sorted(self._displaceable(node, endpoint), key=order)  # type: ignore[arg-type]  # any order
-            sleepers = [each for each in endpoint.engines.values() if each.node_id == node.node.id]
-            sleepers = [each for each in sleepers if each.state is EngineState.ASLEEP]
-            claim = None
-            for sleeper in sleepers:
-                claim = claim or self._to_wake(endpoint, node, sleeper, candidates)
-            claim = claim or self._to_load(endpoint, node, candidates)
+            serving = self._displaceable(node, endpoint, order)
+            claim = self._on(node, endpoint, serving)
+            if claim is None and not self.is_busy(node):
+                sleeping = self._sleeping(node, without_endpoint_id=endpoint.endpoint.id)
+                claim = self._on(node, endpoint, [*sleeping, *serving], for_good=True)
             if claim is not None:
                 yield claim
 
@@ -92,6 +92,25 @@ class Claims:
         if settle:
             self.settle(claim)
 
+    def review(self, claim: Claim, order: Callable[[Engine], object]) -> bool:
+        """Models that have come since, where there was room, become victims too; whether that makes enough room."""
+        node, endpoint = claim.node, claim.endpoint
+        staying = [each for each in claim.victims if not self._has_gone(claim, each)]
+        candidates = [*staying, *self._displaceable(node, endpoint, order)]
+        if claim.sleeper is not None:
+            again = self._to_wake(endpoint, node, claim.sleeper, candidates, claim.is_for_good)
+        else:
+            again = self._to_load(endpoint, node, candidates, claim.is_for_good)
+        if again is None:
+            return not candidates  # all have gone by themselves, or somebody is in transit
+        for victim in again.victims:
+            if victim.claimed_by is None:
+                victim.claimed_by = claim.endpoint_id
+                self._transitions.drain(victim)
+        claim.gpu_indices = again.gpu_indices
+        claim.victims = (*claim.victims, *(each for each in again.victims if each not in claim.victims))
+        return True
+
     def settle(self, claim: Claim) -> None:
         """Its victims leave as soon as they have drained, and who comes is certain of the memory."""
         claim.is_settled = True
@@ -99,7 +118,12 @@ class Claims:
         claim.node.reserved[claim.endpoint_id] = Reservation(
             claim.gpu_indices, spec_of(claim.endpoint).memory_per_gpu_mib
         )
-        self._make_host_room(claim)
+        if claim.is_for_good:
+            for victim in claim.victims:
+                if victim.state is EngineState.ASLEEP:
+                    self._transitions.stop(victim)
+        else:
+            self._make_host_room(claim)
         self.advance(claim)
 
     def advance(self, claim: Claim) -> None:
@@ -111,8 +135,8 @@ class Claims:
             return
         for victim in claim.victims:
             if victim.state is EngineState.DRAINING and self._transitions.is_drained(victim):
-                self._transitions.leave(victim)
-        if all(victim.state in GONE for victim in claim.victims):
+                self._leave(claim, victim)
+        if all(self._has_gone(claim, victim) for victim in claim.victims):
             self.withdraw(claim)
             self._bring(claim)
 
@@ -124,7 +148,9 @@ class Claims:
         for victim in claim.victims:
             victim.claimed_by = None
             self._transitions.reopen(victim)
-        self._state.touch(claim.endpoint_id)
+        for endpoint in self._state.endpoints.values():
+            if endpoint.is_pooled and endpoint.queue and not endpoint.live:
+                self._state.touch(endpoint.endpoint.id)  # its victims are anybody's again
 
     def concerning(self, endpoint: EndpointState) -> list[Claim]:
         """Its own claim, and those that its engines are victims of."""
@@ -137,66 +163,115 @@ class Claims:
 
     # Inside.
 
-    def _displaceable(self, node: NodeState, endpoint: EndpointState) -> Iterator[Engine]:
-        for engine in node.engines.values():
-            owner = self._state.endpoints[engine.endpoint_id]
-            spec = owner.endpoint.engine
-            if engine.state is not EngineState.AWAKE or engine.claimed_by is not None or owner is endpoint:
-                continue
-            if spec is not None and (spec.pinned or spec.min_replicas >= owner.awake):
-                continue
-            yield engine
+    def _displaceable(
+        self, node: NodeState, endpoint: EndpointState, order: Callable[[Engine], object]
+    ) -> list[Engine]:
+        """Those that others can spare, in order."""
+        serving = [each for each in node.engines.values() if each.state is EngineState.AWAKE]
+        others = [each for each in serving if each.claimed_by is None and each.endpoint_id != endpoint.endpoint.id]
+        spare = {each.endpoint_id: self._state.endpoints[each.endpoint_id].spare for each in others}
+        found: list[Engine] = []
+        for engine in sorted(others, key=order):  # type: ignore[arg-type]  # any order
+            if spare[engine.endpoint_id] > 0:
+                spare[engine.endpoint_id] -= 1
+                found.append(engine)
+        return found
+
+    def _sleeping(self, node: NodeState, *, without_endpoint_id: int | None = None) -> list[Engine]:
+        """Engines that sleep there for nobody's sake, longest first."""
+        asleep = [each for each in node.engines.values() if each.state is EngineState.ASLEEP]
+        free = [each for each in asleep if each.claimed_by is None and each.endpoint_id != without_endpoint_id]
+        return sorted(free, key=lambda each: each.since)
+
+    def _on(
+        self, node: NodeState, endpoint: EndpointState, candidates: Sequence[Engine], *, for_good: bool = False
+    ) -> Claim | None:
+        """The claim on this node, to wake an engine there or else to load one."""
+        for engine in endpoint.engines.values():
+            if engine.node_id == node.node.id and engine.state is EngineState.ASLEEP:
+                claim = self._to_wake(endpoint, node, engine, candidates, for_good)
+                if claim is not None:
+                    return claim
+        return self._to_load(endpoint, node, candidates, for_good)
 
     def _to_wake(
-        self, endpoint: EndpointState, node: NodeState, sleeper: Engine, candidates: Sequence[Engine]
+        self, endpoint: EndpointState, node: NodeState, sleeper: Engine, candidates: Sequence[Engine], for_good: bool
     ) -> Claim | None:
-        gpus = set(sleeper.gpu_indices)
-        taken: list[Engine] = []
+        def suffices(taken: Sequence[Engine]) -> bool:
+            stopped, sleeping = self._apart(taken, for_good)
+            free = node.free_mib(endpoint.endpoint.id, without=[*stopped, sleeper], asleep=sleeping)
+            return all(free.get(index, -1) >= sleeper.memory_per_gpu_mib for index in sleeper.gpu_indices)
+
+        gpus, taken = set(sleeper.gpu_indices), list[Engine]()
         for engine in candidates:
-            if not gpus & set(engine.gpu_indices):
+            if gpus.isdisjoint(engine.gpu_indices):
                 continue
             taken.append(engine)
-            free = self._free_after(node, endpoint, taken, waking=sleeper)
-            if all(free.get(index, -1) >= sleeper.memory_per_gpu_mib for index in sleeper.gpu_indices):
-                return Claim(endpoint, node, sleeper.gpu_indices, sleeper, tuple(taken), self._state.now)
+            if suffices(taken):
+                victims = _needed(taken, suffices)
+                return Claim(endpoint, node, sleeper.gpu_indices, sleeper, victims, self._state.now, for_good)
         return None
 
-    def _to_load(self, endpoint: EndpointState, node: NodeState, candidates: Sequence[Engine]) -> Claim | None:
-        spec = spec_of(endpoint)
-        taken: list[Engine] = []
+    def _to_load(
+        self, endpoint: EndpointState, node: NodeState, candidates: Sequence[Engine], for_good: bool
+    ) -> Claim | None:
+        spec, taken = spec_of(endpoint), list[Engine]()
         for engine in candidates:
             taken.append(engine)
-            sleeping = [each for each in taken if self._transitions.can_sleep(each)]
-            stopped = [each for each in taken if not self._transitions.can_sleep(each)]
+            stopped, sleeping = self._apart(taken, for_good)
             fit = node.fit(spec, endpoint.endpoint.id, without=stopped, asleep=sleeping)
             if fit is not None:
-                needed = tuple(each for each in taken if set(each.gpu_indices) & set(fit.gpu_indices))
-                return Claim(endpoint, node, fit.gpu_indices, None, needed, self._state.now)
+                gpus = fit.gpu_indices
+
+                def suffices(taken: Sequence[Engine], gpus: tuple[int, ...] = gpus) -> bool:
+                    stopped, sleeping = self._apart(taken, for_good)
+                    free = node.free_mib(endpoint.endpoint.id, without=stopped, asleep=sleeping)
+                    return all(free[index] >= spec.memory_per_gpu_mib for index in gpus)
+
+                return Claim(endpoint, node, gpus, None, _needed(taken, suffices), self._state.now, for_good)
         return None
 
-    def _free_after(
-        self, node: NodeState, endpoint: EndpointState, taken: Iterable[Engine], waking: Engine
-    ) -> dict[int, int]:
-        sleeping = [each for each in taken if self._transitions.can_sleep(each)]
-        stopped = [each for each in taken if not self._transitions.can_sleep(each)]
-        return node.free_mib(endpoint.endpoint.id, without=[*stopped, waking], asleep=sleeping)
+    def _apart(self, victims: Sequence[Engine], for_good: bool) -> tuple[list[Engine], list[Engine]]:
+        """Those that will stop, and those that will sleep."""
+        if for_good:
+            return list(victims), []
+        sleeping = [each for each in victims if self._transitions.is_able_to_sleep(each)]
+        return [each for each in victims if each not in sleeping], sleeping
 
     def _is_possible(self, claim: Claim) -> bool:
         """Its node is there, and so is the engine that shall wake."""
         is_there = claim.node.node.id in self._state.nodes
         return is_there and (claim.sleeper is None or claim.sleeper.state is EngineState.ASLEEP)
 
+    def _has_gone(self, claim: Claim, victim: Engine) -> bool:
+        return victim.state is EngineState.COLD if claim.is_for_good else victim.state in GONE
+
+    def _leave(self, claim: Claim, victim: Engine) -> None:
+        """A drained victim goes, unless host RAM for its weights is on its way."""
+        if claim.is_for_good:
+            self._transitions.stop(victim)
+        elif not self._transitions.is_able_to_sleep(victim) or self._transitions.can_sleep(victim):
+            self._transitions.leave(victim)
+        else:
+            ending = [each for each in claim.node.engines.values() if each.state is EngineState.STOPPING]
+            coming = sum(each.host_mib for each in ending if each.has_slept)
+            if claim.node.host_free_mib() + coming < victim.host_mib:
+                self._transitions.stop(victim)
+
     def _make_host_room(self, claim: Claim) -> None:
-        """Host RAM for the weights of those that will sleep: who slept longest goes to disk."""
-        wanted = sum(each.host_mib for each in claim.victims if not each.has_slept)
-        short = wanted - claim.node.host_free_mib()
-        asleep = [each for each in claim.node.engines.values() if each.state is EngineState.ASLEEP]
-        for engine in sorted(asleep, key=lambda each: each.since):
-            if short <= 0:
-                return
-            if engine is not claim.sleeper:
-                short -= engine.host_mib
+        """Host RAM for the weights of those that will sleep: who slept longest goes to disk, if that is enough."""
+        asleep = [each for each in self._sleeping(claim.node) if each is not claim.sleeper]
+        free = claim.node.host_free_mib()
+        for victim in claim.victims:
+            if victim.has_slept or not self._transitions.is_able_to_sleep(victim):
+                continue
+            if free + sum(each.host_mib for each in asleep) < victim.host_mib:
+                continue
+            while free < victim.host_mib:
+                engine = asleep.pop(0)
+                free += engine.host_mib
                 self._transitions.stop(engine)
+            free -= victim.host_mib
 
     def _bring(self, claim: Claim) -> None:
         if claim.sleeper is not None:
@@ -207,3 +282,13 @@ class Claims:
         fit = claim.node.fit(spec, claim.endpoint_id)
         if fit is not None:
             self._transitions.load(claim.endpoint, Fit(fit.node_id, fit.gpu_indices, fit.left_mib))
+
+
+def _needed(taken: Sequence[Engine], suffices: Callable[[Sequence[Engine]], bool]) -> tuple[Engine, ...]:
+    """Those of the victims without whom it would not do; spared are the ones that would have come last."""
+    needed = list(taken)
+    for engine in reversed(taken):
+        fewer = [each for each in needed if each is not engine]
+        if suffices(fewer):
+            needed = fewer
+    return tuple(needed)

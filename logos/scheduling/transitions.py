@@ -76,18 +76,23 @@ class Transitions:
     def sleep(self, engine: Engine) -> None:
         """Puts a drained engine to sleep; one of which nothing is heard is ended."""
         self.close(engine)
+        engine.has_slept = True
         self._state.engine_state(engine, EngineState.FALLING_ASLEEP)
         self._state.commands.append(SleepEngine(engine.engine_id))
         at = self._state.now + self._state.settings.sleep_timeout_s
         engine.timer = self._state.timers.add(at, lambda: self.stop(engine))
 
     def can_sleep(self, engine: Engine) -> bool:
-        """Whether its model, its node and the host RAM there allow it to sleep."""
+        """Whether its model, its node and the host RAM there allow it to sleep now."""
+        if not self.is_able_to_sleep(engine):
+            return False
+        return engine.has_slept or engine.host_mib <= self._state.nodes[engine.node_id].host_free_mib()
+
+    def is_able_to_sleep(self, engine: Engine) -> bool:
+        """Whether it could sleep if host RAM were free there."""
         node = self._state.nodes.get(engine.node_id)
         spec = self._state.endpoints[engine.endpoint_id].endpoint.engine
-        if node is None or spec is None or not (spec.sleeps and node.node.sleeps):
-            return False
-        return engine.has_slept or engine.host_mib <= node.host_free_mib()
+        return node is not None and spec is not None and spec.sleeps and node.node.sleeps
 
     def stop(self, engine: Engine) -> None:
         """Ends the process, and asks again if nothing is heard of it."""
@@ -111,6 +116,12 @@ class Transitions:
         place = self.place_of(engine)
         if place is not None:
             place.is_open = False
+        self.ask_back(engine)
+
+    def ask_back(self, engine: Engine) -> None:
+        """Slots of it that gateways hold are asked back; it goes on serving."""
+        place = self.place_of(engine)
+        if place is not None:
             self._leases.recall([place])
 
     def place_of(self, engine: Engine) -> PlaceState | None:

@@ -376,6 +376,21 @@ balances = Table(
     PrimaryKeyConstraint("scope", "scope_id", "currency"),
 )
 
+# Good and bad, as users said of requests: one vote per request and key. `vector` is the prompt's direction, a signed
+# byte per number, in the space of `embedding`; NULL where it was not known.
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("request_id", Text, nullable=False),
+    Column("api_key_id", BigInteger, nullable=False),
+    Column("model_id", BigInteger, nullable=False),  # that served the request
+    Column("good", Boolean, nullable=False),
+    Column("embedding", Text),
+    Column("vector", LargeBinary),
+    _created_at(),
+    PrimaryKeyConstraint("request_id", "api_key_id"),
+)
+
 # Background jobs: the request as it came, and its answer.
 jobs = Table(
     "jobs",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -18,7 +19,7 @@ class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
+    tool_calls: list[Any] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -38,11 +39,7 @@ class _Part(msgspec.Struct):
 
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
-
-
-class _Message(msgspec.Struct):
-    message: str = ""
+    error: Any = None
 
 
 _decode = msgspec.json.Decoder(_Part).decode
@@ -109,7 +106,7 @@ class AnswerReader:
     def _understand(self, part: _Part) -> bool:
         """Whether there was any text in it."""
         if part.error is not None:
-            self.error = self.error or error_text(b'{"error":%b}' % bytes(part.error))
+            self.error = self.error or _error_message(part.error)
         if part.usage is not None:
             self.usage = part.usage
         said = False
@@ -132,11 +129,17 @@ class AnswerReader:
 def error_text(body: bytes) -> str:
     """The message inside OpenAI's error shape, or the beginning of whatever else it is."""
     try:
-        message = msgspec.json.decode(body, type=dict[str, msgspec.Raw])["error"]
-        text = msgspec.json.decode(message, type=_Message | str)
-    except (msgspec.DecodeError, KeyError, RecursionError):
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
         return _shown(body)
-    return (text if isinstance(text, str) else text.message)[:ERROR_CHARACTERS_MAX]
+    error = found.get("error") if isinstance(found, dict) else None
+    return _shown(body) if error is None else _error_message(error)
+
+
+def _error_message(error: object) -> str:
+    """Of an `error` field, which should be an object with a message and often is not."""
+    message = error.get("message") if isinstance(error, dict) else error
+    return _shown(str(message or error).encode("utf-8", "replace"))
 
 
 def _shown(data: bytes) -> str:

@@ -27,7 +27,8 @@ COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
 OTHERS = "others"
-NAME_CHARACTERS_MAX = 28
+NAME_CHARACTERS_MAX = 32
+SMALLEST_MS = 1.0  # what is shorter is drawn here on logarithmic axes
 LOG_FROM = 20.0  # a ratio of largest to median from which a linear axis would hide most of the points
 STYLE: Any = {
     "font.size": 14,
@@ -64,6 +65,8 @@ def _drawn(path: Path, chart: Callable[[Axes, Run], None], run: Run) -> Path:
 def latency(axes: Axes, run: Run) -> None:
     """How long did each request take, and which model was slow?"""
     axes.set_title("Latency of each request", loc="left")
+    if not run.exchanges:
+        return _nothing(axes, "nothing was sent")
     axes.set_xlabel("sent, seconds since the start")
     axes.set_ylabel("latency, s")
     answered = [each for each in run.exchanges if each.is_success]
@@ -89,20 +92,13 @@ def latency(axes: Axes, run: Run) -> None:
             marker="x",
             s=60,
         )
-    axes.axhline(run.slo_ms / 1000, color=BLACK, linestyle="--", linewidth=1.5)
-    axes.annotate(
-        f"objective {_seconds(run.slo_ms)}",
-        (1.0, run.slo_ms / 1000),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 4),
-        textcoords="offset points",
-        ha="right",
-        fontsize=12,
-    )
+    label = f"objective {_seconds(run.slo_ms)}"
+    axes.axhline(run.slo_ms / 1000, color=BLACK, linestyle="--", linewidth=1.5, label=label)
     _scale(axes.set_yscale, [each.latency_ms for each in run.exchanges])
     if axes.get_yscale() == "linear":
         axes.set_ylim(bottom=0)
     _legend(axes)
+    return None
 
 
 def ttft(axes: Axes, run: Run) -> None:
@@ -122,7 +118,7 @@ def ttft(axes: Axes, run: Run) -> None:
         at = quantile(values, percent / 100)
         assert at is not None
         axes.axvline(at / 1000, color=colour, linestyle=style, label=f"p{percent}: {_seconds(at)}")
-    axes.legend(loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
+    _legend(axes)
     return None
 
 
@@ -157,11 +153,12 @@ def queue_wait(axes: Axes, run: Run) -> None:
 
 def prediction(axes: Axes, run: Run) -> None:
     """Did the server know how long the first token would take? On the diagonal it did."""
-    axes.set_title("Predicted and measured time to first token", loc="left")
+    title = "Predicted and measured time to first token"
+    axes.set_title(title, loc="left")
     points = [
-        (each, each.server.predicted_ttft_ms / 1000, each.ttft_ms / 1000)
+        (each, max(each.server.predicted_ttft_ms, SMALLEST_MS) / 1000, max(each.ttft_ms, SMALLEST_MS) / 1000)
         for each in run.exchanges
-        if each.is_success and each.server.predicted_ttft_ms and each.ttft_ms
+        if each.is_success and each.server.predicted_ttft_ms is not None and each.ttft_ms is not None
     ]
     if not points:
         return _nothing(axes, "the server predicted nothing")
@@ -181,14 +178,14 @@ def prediction(axes: Axes, run: Run) -> None:
     ends = [value for _, *pair in points for value in pair]
     low, high = min(ends) / 1.5, max(ends) * 1.5
     axes.plot([low, high], [low, high], color=BLACK, linewidth=1.5, label="predicted = measured")
-    axes.fill_between([low, high], [low / 2, high / 2], [low * 2, high * 2], color="#BBBBBB", alpha=0.25, linewidth=0)
+    band = [low / 2, high / 2], [low * 2, high * 2]
+    axes.fill_between([low, high], *band, color=BLACK, alpha=0.1, linewidth=0, label="within a factor of 2")
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
     axes.set_xlabel("predicted, s")
     axes.set_ylabel("measured at the client, s")
     for axis in (axes.xaxis, axes.yaxis):
         _plain_numbers(axis)
-    error = prediction_error(each for each, _, _ in points)
-    axes.text(0.02, 0.97, f"mean error {error:.0%}; grey: within a factor of 2", transform=axes.transAxes, va="top")
+    axes.set_title(f"{title}\nmean error {prediction_error(each for each, _, _ in points):.0%}", loc="left")
     _legend(axes)
     return None
 
@@ -232,7 +229,9 @@ def _by_model(exchanges: Sequence[Exchange]) -> list[tuple[str, list[Exchange]]]
 
 
 def _short(name: str) -> str:
-    """The end of a long name is what tells it from others."""
+    """The end of a long name is what tells it from others, and its owner is what it can lose first."""
+    if len(name) > NAME_CHARACTERS_MAX:
+        name = name.rpartition("/")[2]
     return name if len(name) <= NAME_CHARACTERS_MAX else f"…{name[1 - NAME_CHARACTERS_MAX :]}"
 
 
@@ -250,7 +249,7 @@ def _scale(set_scale: Callable[[str], None], values: Sequence[float]) -> None:
 def _bins(values: Sequence[float], is_log: bool) -> list[float]:
     """Edges in seconds: at most 40 bins, fewer for few values, equal in width or in ratio."""
     count = max(5, min(40, round(2 * len(values) ** 0.5)))
-    low, high = max(min(values), 1e-3) / 1000, max(values) / 1000
+    low, high = (max(each, SMALLEST_MS) / 1000 for each in (min(values), max(values)))
     if high <= low:
         return [low * 0.9, low * 1.1]
     if is_log:
@@ -271,7 +270,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _seconds(ms: float) -> str:
-    return f"{ms / 1000:.3g} s"
+    return f"{ms / 1000:.3g} s" if ms >= 1000 else f"{ms:.3g} ms"
 
 
 def _nothing(axes: Axes, why: str) -> None:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from multidict import CIMultiDictProxy
 
+from logos.workload import strain
 from logos.workload.answers import AnswerReader, error_text
 from logos.workload.clock import received_at
 from logos.workload.exchanges import Exchange, Run, ServerFigures, Status
@@ -50,6 +51,10 @@ class Target:
         return self.api_base.rstrip("/").removesuffix("/v1")
 
     @property
+    def total_timeout_s(self) -> float:
+        return self.timeout_s * TOTAL_TIMEOUTS
+
+    @property
     def is_here(self) -> bool:
         """Whether it is this machine, to which no proxy of the environment is the way."""
         host = urlsplit(self.root).hostname or ""
@@ -65,7 +70,7 @@ class Target:
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
             headers={"authorization": f"Bearer {self.key}"},
             timeout=aiohttp.ClientTimeout(
-                total=self.timeout_s * TOTAL_TIMEOUTS, sock_connect=CONNECT_TIMEOUT_S, sock_read=self.timeout_s
+                total=self.total_timeout_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=self.timeout_s
             ),
             read_bufsize=READ_BYTES,
             trust_env=not self.is_here,
@@ -115,12 +120,16 @@ class Replay:
         """Until every request has ended, or `stop` is set: then what still runs is broken off."""
         began_at = dt.datetime.now(dt.UTC)
         async with self._target.session() as session:
+            strained = strain.begin()
             with _undisturbed(len(self._rows)):
+                watch = asyncio.create_task(strain.watch(strained))
                 self.began_s = asyncio.get_running_loop().time()
                 tasks = await self._send_all(session, stop)
                 await _finish(tasks, stop)
+                watch.cancel()
         exchanges = tuple(task.result() for task in tasks)
-        return Run(exchanges, len(self._rows), began_at, self._target.slo_ms)
+        notes = () if strained.note is None else (strained.note,)
+        return Run(exchanges, len(self._rows), began_at, self._target.slo_ms, notes)
 
     async def _send_all(self, session: aiohttp.ClientSession, stop: asyncio.Event) -> list[asyncio.Task[Exchange]]:
         """A task for each request, begun at its time."""
@@ -144,8 +153,8 @@ class Replay:
         begun_at = loop.time()
         try:
             await self._ask(session, prepared, probe, reader, heard)
-        except TimeoutError:
-            heard.error = f"no answer within the time-out ({self._target.timeout_s:g} s without a byte)"
+        except TimeoutError as error:
+            heard.error = f"timed out: {_limit_of(error, self._target)}"
         except (aiohttp.ClientError, OSError) as error:
             heard.error = _told(error)
         except asyncio.CancelledError:
@@ -273,6 +282,15 @@ def _number(text: str | None) -> float | None:
     with contextlib.suppress(TypeError, ValueError):
         return float(text)  # type: ignore[arg-type]  # None is one of the two errors
     return None
+
+
+def _limit_of(error: TimeoutError, target: Target) -> str:
+    """Which of the limits it was."""
+    if isinstance(error, aiohttp.SocketTimeoutError):
+        return f"no byte came for {target.timeout_s:g} s"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"no connection within {CONNECT_TIMEOUT_S:g} s"
+    return f"not finished after {target.total_timeout_s:g} s"
 
 
 def _told(error: aiohttp.ClientError | OSError) -> str:

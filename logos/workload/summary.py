@@ -26,7 +26,7 @@ TIMES: dict[str, Callable[[Exchange], float | None]] = {
     "total_latency": lambda each: each.latency_ms,
     "queue_wait": lambda each: each.server.queue_wait_ms,
     "predicted_ttft": lambda each: each.server.predicted_ttft_ms,
-    "server_ttft": lambda each: each.server.ttft_ms,
+    "server_ttft": lambda each: None if each.ttft_ms is None else each.server.ttft_ms,  # of streams only
     "server_total_latency": lambda each: each.server.latency_ms,
 }
 

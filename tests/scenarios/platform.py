@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from logos.domain.catalogue import Catalogue
 from logos.domain.leases import SlotLease
 from logos.domain.lifecycle import EngineState
-from logos.domain.nouns import Mode, Node, Place, Priority
+from logos.domain.nouns import EngineSpec, Mode, Node, Place, Priority
 from logos.scheduling import commands as cmd
 from logos.scheduling import events as ev
 from logos.scheduling.replay import JournalOpening, begin
@@ -24,6 +24,10 @@ from logos.scheduling.settings import SchedulerSettings
 DETECTION_S = 1.0  # until a death is noticed
 REPORT_INTERVAL_S = 0.25
 ATTEMPTS_MAX = 3
+ASLEEP = {EngineState.FALLING_ASLEEP, EngineState.ASLEEP, EngineState.WAKING}
+TIMEOUTS = {"load_timeout_s": 9.0, "sleep_timeout_s": 6.0, "stop_timeout_s": 4.0}
+FASHION_S = 4.0  # until other models are in demand
+LATE_S = 12.0  # an answer that comes so late comes after every time-out
 
 
 @dataclass
@@ -37,6 +41,10 @@ class Mishaps:
     engine_dies_s: float = 15.0
     node_dies_s: float = 40.0
     scheduler_dies_s: float = 15.0
+    wake_fails: float = 0.1
+    sleep_fails: float = 0.1  # half of them: it stays awake
+    never_answered: float = 0.03  # loads, wakes, sleeps, stops
+    answered_late: float = 0.05  # after the time-out
 
 
 @dataclass(eq=False)
@@ -77,6 +85,8 @@ class SimGateway:
 class SimNode:
     node: Node
     engines: dict[str, ev.EngineSeen] = field(default_factory=dict)
+    slept: dict[str, None] = field(default_factory=dict)  # engines whose weights are in host RAM, as the core knows
+    off_gpus: set[str] = field(default_factory=set)  # asleep, or ended while they slept
     alive: bool = True
 
 
@@ -99,7 +109,7 @@ class Platform:
     ) -> None:
         self.chance = random.Random(seed)
         self.catalogue = catalogue
-        self.settings = SchedulerSettings(policy=policy, **settings)  # type: ignore[arg-type]  # passed through
+        self.settings = SchedulerSettings(policy=policy, **(TIMEOUTS | settings))  # type: ignore[arg-type]  # as given
         self.mishaps = mishaps or Mishaps()
         self.rate, self.service_s, self.candidates_max = rate, service_s, candidates_max
         self.now = 0.0
@@ -183,6 +193,8 @@ class Platform:
             gateway.hears_from = gateway.heard_until = 0.0
             self.after(self.chance.uniform(0.0, 1.5), lambda gateway=gateway: self.introduce_gateway(gateway))
         for node in self.nodes.values():
+            # A core that has forgotten which engines have slept counts the host RAM of those that still do.
+            node.slept = {each.engine_id: None for each in node.engines.values() if each.state in ASLEEP}
             self.after(self.chance.uniform(0.0, 1.5), lambda node=node: self.introduce_node(node))
 
     def feed(self, event: ev.Event) -> None:
@@ -220,6 +232,10 @@ class Platform:
                 self.after(delay_s, lambda: self.feed(ev.Woke(0.0)) if epoch == self.epoch else None)
             case cmd.LoadEngine():
                 self.load(command)
+            case cmd.SleepEngine():
+                self.sleep(command.engine_id)
+            case cmd.WakeEngine():
+                self.wake(command.engine_id)
             case cmd.StopEngine():
                 self.stop(command.engine_id)
             case cmd.GrantLease():
@@ -294,10 +310,22 @@ class Platform:
         assert len(runs) <= capacity, f"{len(runs)} requests run at {place}, which takes {capacity}"
 
     def check_memory(self, node: SimNode) -> None:
+        """On its GPUs: all of what is not asleep, and the residue of what is. In host RAM: what sleeps or has slept."""
         for gpu in node.node.gpus:
             here = [each for each in node.engines.values() if gpu.index in each.gpu_indices]
-            used = sum(each.memory_mib // len(each.gpu_indices) for each in here)
+            used = sum(self.held_mib(node, each) for each in here)
             assert used <= gpu.memory_mib, f"{used} MiB on a GPU of {gpu.memory_mib}"
+        weights_mib = sum(self.spec(each).host_mib for each in node.engines.values() if each.engine_id in node.slept)
+        assert not node.node.host_memory_mib or weights_mib <= node.node.host_memory_mib, f"{weights_mib} MiB asleep"
+
+    def held_mib(self, node: SimNode, engine: ev.EngineSeen) -> int:
+        spec = self.spec(engine)
+        return spec.residue_per_gpu_mib if engine.engine_id in node.off_gpus else spec.memory_per_gpu_mib
+
+    def spec(self, engine: ev.EngineSeen) -> EngineSpec:
+        spec = self.catalogue.endpoint[engine.endpoint_id].engine
+        assert spec is not None, engine
+        return spec
 
     # Clients.
 
@@ -310,8 +338,8 @@ class Platform:
             return
         gateway = self.chance.choice(alive)
         self.requests_made += 1
-        endpoints = [endpoint.id for endpoint in self.catalogue.endpoints]
-        chosen = self.chance.sample(endpoints, self.chance.randint(1, min(self.candidates_max, len(endpoints))))
+        asked = self.asked_for()
+        chosen = self.chance.sample(asked, self.chance.randint(1, min(self.candidates_max, len(asked))))
         request = ev.Request(
             f"r{self.requests_made}",
             gateway.gateway_id,
@@ -330,6 +358,14 @@ class Platform:
         self.place(gateway, sim)
         if self.chance.random() < self.mishaps.client_leaves:
             self.after(self.chance.uniform(0.0, 2.0), lambda: self.client_leaves(gateway, sim))
+
+    def asked_for(self) -> list[int]:
+        """Endpoints that clients want these days: of many, a part that moves on, so that models come and go."""
+        endpoints = [endpoint.id for endpoint in self.catalogue.endpoints]
+        if len(endpoints) < 4:
+            return endpoints
+        first = int(self.now // FASHION_S)
+        return [endpoints[(first + each) % len(endpoints)] for each in range(len(endpoints) - 3)]
 
     def client_leaves(self, gateway: SimGateway, sim: SimRequest) -> None:
         if sim.outcome is not None or not gateway.alive:
@@ -535,10 +571,62 @@ class Platform:
         )
         node.engines[command.engine_id] = engine
         self.check_memory(node)
-        took_s = self.chance.uniform(0.5, 3.0)
         comes = self.chance.random() >= self.mishaps.load_fails
-        state = EngineState.AWAKE if comes else EngineState.FAILED
-        self.after(took_s, lambda: self.engine_becomes(node, command.engine_id, EngineState.LOADING, state, took_s))
+        self.answer(node, command.engine_id, EngineState.AWAKE if comes else EngineState.FAILED, 0.5, 3.0)
+
+    def answer(self, node: SimNode, engine_id: str, becomes: EngineState, least_s: float, most_s: float) -> None:
+        """The transition that the engine is in ends after a while, late, or never."""
+        chance, state = self.chance.random(), node.engines[engine_id].state
+        never, late = self.mishaps.never_answered, self.mishaps.answered_late
+        if chance < never:
+            return
+        takes_s = LATE_S if chance < never + late else self.chance.uniform(least_s, most_s)
+        self.after(takes_s, lambda: self.engine_becomes(node, engine_id, state, becomes, takes_s))
+
+    def sleep(self, engine_id: str) -> None:
+        found = self.engine(engine_id)
+        if found is None:
+            return
+        node, engine = found
+        assert self.spec(engine).sleeps, f"{engine_id} cannot sleep"
+        assert node.node.sleeps, f"engines cannot sleep on {node.node.id}"
+        if not self.turns(node, engine, EngineState.AWAKE, EngineState.FALLING_ASLEEP):
+            return
+        node.slept[engine_id] = None
+        self.check_memory(node)
+        chance = self.chance.random() / self.mishaps.sleep_fails if self.mishaps.sleep_fails else 1.0
+        becomes = EngineState.ASLEEP
+        if chance < 1.0:
+            becomes = EngineState.AWAKE if chance < 0.5 else EngineState.FAILED
+        self.answer(node, engine_id, becomes, 0.2, 1.5)
+
+    def wake(self, engine_id: str) -> None:
+        found = self.engine(engine_id)
+        if found is None or not self.turns(*found, EngineState.ASLEEP, EngineState.WAKING):
+            return
+        self.check_memory(found[0])
+        comes = self.chance.random() >= self.mishaps.wake_fails
+        self.answer(found[0], engine_id, EngineState.AWAKE if comes else EngineState.FAILED, 0.1, 0.6)
+
+    def turns(self, node: SimNode, engine: ev.EngineSeen, old: EngineState, new: EngineState) -> bool:
+        """It begins a transition, if it is what the core takes it for; if not, that is the answer."""
+        if engine.state is not old:
+            self.feed_later(ev.EngineChanged(0.0, engine.engine_id, EngineState.FAILED, reason=f"it is {engine.state}"))
+            return False
+        runs = self.running.get(Place(engine.endpoint_id, engine.engine_id))
+        assert not runs, f"{engine.engine_id} is {new} while it runs {runs}"
+        node.engines[engine.engine_id] = replace(engine, state=new)
+        node.off_gpus.discard(engine.engine_id)
+        return True
+
+    def engine(self, engine_id: str) -> tuple[SimNode, ev.EngineSeen] | None:
+        """The engine and its node; if there is no such engine, that is the answer to what was asked of it."""
+        node = self.nodes.get(engine_id.partition("/")[0])
+        engine = node.engines.get(engine_id) if node is not None else None
+        if node is None or engine is None:
+            self.feed_later(ev.EngineChanged(0.0, engine_id, EngineState.FAILED, reason="no such engine"))
+            return None
+        return node, engine
 
     def engine_becomes(
         self, node: SimNode, engine_id: str, old: EngineState, new: EngineState, seconds: float = 0.0
@@ -548,8 +636,12 @@ class Platform:
             return
         if new is EngineState.COLD:
             del node.engines[engine_id]
+            node.slept.pop(engine_id, None)
+            node.off_gpus.discard(engine_id)
         else:
             node.engines[engine_id] = replace(engine, state=new)
+        if new is EngineState.ASLEEP:
+            node.off_gpus.add(engine_id)
         self.feed(ev.EngineChanged(0.0, engine_id, new, seconds, engine.memory_mib, "" if seconds else "it broke"))
 
     def stop(self, engine_id: str) -> None:
@@ -562,9 +654,7 @@ class Platform:
         if engine.state is EngineState.AWAKE:
             assert not self.running.get(place), f"{engine_id} was stopped while it ran {self.running[place]}"
         node.engines[engine_id] = replace(engine, state=EngineState.STOPPING)
-        stopping = EngineState.STOPPING
-        takes_s = self.chance.uniform(0.1, 1.0)
-        self.after(takes_s, lambda: self.engine_becomes(node, engine_id, stopping, EngineState.COLD, takes_s))
+        self.answer(node, engine_id, EngineState.COLD, 0.1, 1.0)
 
     def feed_later(self, event: ev.Event) -> None:
         epoch = self.epoch

@@ -1,4 +1,4 @@
-"""How models come to GPUs: loaded when wanted, refused with the reason, retried, moved out of the way when idle."""
+"""How models come to GPUs: loaded when wanted, refused with the reason, retried, given room by those that must go."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.scenarios.world import (
     remote,
     request,
     revokes,
+    sleeps,
     stops,
 )
 
@@ -107,46 +108,56 @@ def test_a_node_of_another_pool_is_not_used() -> None:
 # Memory that others hold.
 
 
-def busy(world: World) -> None:
+def busy(world: World, *, sleeps: bool = True) -> None:
     """m1 runs request `busy` on the only GPU."""
-    world.node_seen(node("n", 24))
+    world.node_seen(node("n", 24, sleeps=sleeps))
     world.arrives(request("busy", 1))
     world.awake("n/m1/1")
 
 
-def test_memory_held_by_what_runs_is_named_and_the_request_refused_at_once() -> None:
-    world = World(pooled(1), pooled(2))
+def test_memory_held_by_what_runs_is_claimed_and_comes_free_when_that_is_through() -> None:
+    world = World(pooled(1), pooled(2), policy="fcfs")
     busy(world)
-    [reject] = rejects(world.arrives(request("a", 2)))
-    assert reject.code == "no_capacity"
-    assert reject.message == "needs 16 GiB on 1 GPU; the memory is held by m1 (1 running)"
-    assert reject.retry_after_s == 3.0 + 45.0
+    assert world.arrives(request("a", 2)) == []
+    assert world.states() == {"n/m1/1": "draining"}
+    assert sleeps(world.finishes("busy")) == ["n/m1/1"]
+    assert loads(world.passes(5.0)) == []  # a release that is only promised is not credited
+    assert [each.endpoint_id for each in loads(world.asleep("n/m1/1"))] == [2]
 
 
-def test_an_idle_engine_makes_room_and_its_memory_counts_only_when_it_is_gone() -> None:
-    world = World(pooled(1, parallel=1), pooled(2))
+def test_an_idle_engine_makes_room_at_once() -> None:
+    world = World(pooled(1, parallel=1), pooled(2), policy="fcfs")
     busy(world)
     world.finishes("busy")
-    assert stops(world.arrives(request("a", 2))) == ["n/m1/1"]
+    assert sleeps(world.arrives(request("a", 2))) == ["n/m1/1"]
+    assert loads(world.passes(5.0)) == []
+    assert [each.endpoint_id for each in loads(world.asleep("n/m1/1"))] == [2]
+
+
+def test_an_engine_that_cannot_sleep_where_it_is_stops_to_make_room() -> None:
+    world = World(pooled(1, parallel=1), pooled(2), policy="fcfs")
+    busy(world, sleeps=False)
+    world.finishes("busy")
+    commands = world.arrives(request("a", 2))
+    assert (sleeps(commands), stops(commands)) == ([], ["n/m1/1"])
     assert loads(world.passes(5.0)) == []
     assert [each.endpoint_id for each in loads(world.cold("n/m1/1"))] == [2]
 
 
-def test_the_engine_that_idles_longest_goes_first() -> None:
-    world = World(pooled(1, gib=8, parallel=1), pooled(2, gib=8, parallel=1), pooled(3, gib=8))
-    world.node_seen(node("n", 16))
-    world.arrive(request("a", 1), request("b", 2))
-    world.awake("n/m1/1")
-    world.awake("n/m2/2")
-    world.now += 1.0
+def test_the_idle_engine_that_has_been_awake_longest_goes_first() -> None:
+    world = World(pooled(1, gib=8), pooled(2, gib=8), pooled(3, gib=8), pooled(4, gib=8), policy="fcfs")
+    world.node_seen(node("n", 24))
+    world.arrive(request("a", 1), request("b", 2), request("c", 3))
+    for engine_id in ("n/m1/1", "n/m2/2", "n/m3/3"):
+        world.now += 1.0
+        world.awake(engine_id)
+    world.finishes("c")
     world.finishes("b")
-    world.now += 1.0
-    world.finishes("a")
-    assert stops(world.arrives(request("c", 3))) == ["n/m2/2"]
+    assert sleeps(world.arrives(request("d", 4))) == ["n/m2/2"]  # m1 is older, and busy
 
 
-def test_only_as_much_is_stopped_as_is_needed() -> None:
-    world = World(pooled(1, gib=8, parallel=1), pooled(2, gib=8, parallel=1), pooled(3, gib=16))
+def test_only_as_much_is_put_to_sleep_as_is_needed() -> None:
+    world = World(pooled(1, gib=8), pooled(2, gib=8), pooled(3, gib=16), policy="fcfs")
     world.node_seen(node("n", 16, 8))
     world.arrive(request("a", 1), request("b", 2))
     for engine in world.scheduler.summary()["engines"]:
@@ -154,19 +165,24 @@ def test_only_as_much_is_stopped_as_is_needed() -> None:
     world.finishes("a")
     world.finishes("b")
     on_gpu_0 = [each["engine_id"] for each in world.scheduler.summary()["engines"] if each["gpus"] == [0]]
-    assert stops(world.arrives(request("c", 3))) == on_gpu_0
+    assert len(on_gpu_0) == 1
+    assert sleeps(world.arrives(request("c", 3))) == on_gpu_0
 
 
 @pytest.mark.parametrize("kept", [{"pinned": True}, {"replicas": (1, 1)}])
 def test_a_model_that_shall_stay_is_never_stopped_for_another(kept: dict[str, object]) -> None:
     world = World(pooled(1, parallel=1, **kept), pooled(2))  # type: ignore[arg-type]  # one of two keywords
     busy(world)
+    [reject] = rejects(world.arrives(request("a", 2)))
+    assert reject.code == "no_capacity"
+    assert reject.message == "needs 16 GiB on 1 GPU; the memory is held by m1 (1 running)"
+    assert reject.retry_after_s == 3.0 + 45.0
     world.finishes("busy")
-    assert rejected(world.arrives(request("a", 2))) == [("a", "no_capacity")]
+    assert rejected(world.arrives(request("b", 2))) == [("b", "no_capacity")]
 
 
-def test_an_idle_engine_with_a_lease_drains_before_it_stops() -> None:
-    world = World(pooled(1, parallel=8), pooled(2))
+def test_an_idle_engine_with_a_lease_drains_before_it_sleeps() -> None:
+    world = World(pooled(1, parallel=8), pooled(2), policy="fcfs")
     world.node_seen(node("n", 24))
     world.arrives(request("a", 1))
     world.awake("n/m1/1")
@@ -175,22 +191,24 @@ def test_an_idle_engine_with_a_lease_drains_before_it_stops() -> None:
     world.finishes("b")
     commands = world.arrives(request("c", 2))
     assert revokes(commands) == [lease.lease_id]
-    assert stops(commands) == []
+    assert sleeps(commands) == []
     # The gateway had started one more: it is not cut.
-    assert stops(world.returns(lease.lease_id, "x")) == []
-    assert stops(world.reports(lease.lease_id, ended=("x",))) == ["n/m1/1"]
-    assert len(loads(world.cold("n/m1/1"))) == 1
+    assert sleeps(world.returns(lease.lease_id, "x")) == []
+    assert sleeps(world.reports(lease.lease_id, ended=("x",))) == ["n/m1/1"]
+    assert len(loads(world.asleep("n/m1/1"))) == 1
 
 
-def test_who_waits_for_memory_that_another_got_first_is_told_so() -> None:
-    world = World(pooled(1, parallel=1), pooled(2), pooled(3))
+def test_who_waits_for_memory_that_another_gets_first_comes_after_it() -> None:
+    world = World(pooled(1, parallel=1), pooled(2), pooled(3), policy="fcfs")
     busy(world)
     world.finishes("busy")
     world.arrives(request("a", 2))
-    assert rejected(world.arrives(request("b", 3))) == []  # memory is on its way
-    commands = world.cold("n/m1/1")
-    assert [each.endpoint_id for each in loads(commands)] == [2]
-    assert rejected(commands) == [("b", "no_capacity")]
+    assert world.arrives(request("b", 3)) == []  # memory is on its way, and not for it
+    assert [each.endpoint_id for each in loads(world.asleep("n/m1/1"))] == [2]
+    assert dispatched(world.awake("n/m2/2")) == ["a"]
+    assert sleeps(world.finishes("a")) == ["n/m2/2"]
+    assert [each.endpoint_id for each in loads(world.asleep("n/m2/2"))] == [3]
+    assert dispatched(world.awake("n/m3/3")) == ["b"]
 
 
 # Replicas.
@@ -288,8 +306,8 @@ def test_a_load_that_is_never_answered_is_given_up() -> None:
 
 
 def test_a_stop_that_is_never_answered_or_fails_is_asked_for_again() -> None:
-    world = World(pooled(1, parallel=1), pooled(2), stop_timeout_s=30.0)
-    busy(world)
+    world = World(pooled(1, parallel=1), pooled(2), stop_timeout_s=30.0, policy="fcfs")
+    busy(world, sleeps=False)
     world.finishes("busy")
     world.arrives(request("a", 2, queue_timeout_s=1000.0))
     assert stops(world.passes(30.1)) == ["n/m1/1"]

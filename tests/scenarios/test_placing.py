@@ -25,7 +25,7 @@ from tests.scenarios.world import (
 def test_a_request_is_dispatched_at_once_where_there_is_room() -> None:
     world = World(remote(1, parallel=1))
     assert world.arrives(request("a")) == [
-        Dispatch("a", "g1", Place(1), Tier.REMOTE, 0.0, 0, 0, Priority.MID, predicted_ttft_s=0.3)
+        Dispatch("a", "g1", Place(1), Tier.REMOTE, 0.0, 0, 0, Priority.MID, predicted_ttft_s=0.3, slo_ttft_s=10.0)
     ]
 
 

@@ -18,7 +18,18 @@ from logos.domain.leases import SlotLease
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Endpoint, EngineSpec, Gpu, Limits, Model, Node, Place, Privacy, Provider
 from logos.scheduling import events as ev
-from logos.scheduling.commands import Command, Dispatch, GrantLease, LoadEngine, Reject, RevokeLease, StopEngine, WakeAt
+from logos.scheduling.commands import (
+    Command,
+    Dispatch,
+    GrantLease,
+    LoadEngine,
+    Reject,
+    RevokeLease,
+    SleepEngine,
+    StopEngine,
+    WakeAt,
+    WakeEngine,
+)
 from logos.scheduling.scheduler import Scheduler
 from logos.scheduling.settings import SchedulerSettings
 
@@ -44,8 +55,22 @@ def pooled(
     parallel: int = 4,
     replicas: tuple[int, int] = (0, 1),
     pinned: bool = False,
+    sleeps: bool = True,
+    residue_gib: int = 0,
+    host_gib: int = 0,
 ) -> Endpoint:
-    spec = EngineSpec(gpus, gib * 1024, None, replicas[0], replicas[1], pinned)
+    """`gib` and `residue_gib` are sums over its GPUs; `host_gib` 0: as much as `gib`."""
+    spec = EngineSpec(
+        gpus,
+        gib * 1024,
+        None,
+        replicas[0],
+        replicas[1],
+        pinned,
+        sleeps=sleeps,
+        residue_mib=residue_gib * 1024,
+        host_memory_mib=host_gib * 1024,
+    )
     return Endpoint(endpoint_id, endpoint_id, POOL, Privacy.LOCAL, "upstream", parallel, engine=spec)
 
 
@@ -73,8 +98,11 @@ def request(
     return ev.Request(request_id, gateway, key, candidates, **more)
 
 
-def node(node_id: str, *gpus_gib: int) -> Node:
-    return Node(node_id, POOL, tuple(Gpu(index, gib * 1024) for index, gib in enumerate(gpus_gib)))
+def node(node_id: str, *gpus_gib: int, host_gib: int = 0, sleeps: bool = True) -> Node:
+    """`host_gib` 0: not limited."""
+    return Node(
+        node_id, POOL, tuple(Gpu(index, gib * 1024) for index, gib in enumerate(gpus_gib)), host_gib * 1024, sleeps
+    )
 
 
 class World:
@@ -157,6 +185,9 @@ class World:
     def awake(self, engine_id: str, seconds: float = 20.0) -> list[Command]:
         return self.engine(engine_id, EngineState.AWAKE, seconds)
 
+    def asleep(self, engine_id: str, seconds: float = 5.0) -> list[Command]:
+        return self.engine(engine_id, EngineState.ASLEEP, seconds)
+
     def cold(self, engine_id: str) -> list[Command]:
         return self.engine(engine_id, EngineState.COLD)
 
@@ -174,6 +205,10 @@ class World:
     def endpoint(self, endpoint_id: int) -> dict[str, Any]:
         found: list[dict[str, Any]] = self.scheduler.summary()["endpoints"]
         return next(each for each in found if each["endpoint_id"] == endpoint_id)
+
+    def states(self) -> dict[str, str]:
+        """The state of each engine by its id."""
+        return {each["engine_id"]: each["state"] for each in self.scheduler.summary()["engines"]}
 
     def is_empty(self) -> bool:
         summary = self.scheduler.summary()
@@ -207,6 +242,14 @@ def loads(commands: list[Command]) -> list[LoadEngine]:
 
 def stops(commands: list[Command]) -> list[str]:
     return [command.engine_id for command in commands if isinstance(command, StopEngine)]
+
+
+def sleeps(commands: list[Command]) -> list[str]:
+    return [command.engine_id for command in commands if isinstance(command, SleepEngine)]
+
+
+def wakes(commands: list[Command]) -> list[str]:
+    return [command.engine_id for command in commands if isinstance(command, WakeEngine)]
 
 
 def grants(commands: list[Command]) -> list[SlotLease]:

@@ -16,13 +16,16 @@ from typing import Any
 import uvicorn
 
 from logos.actors.accounts import Accounts
+from logos.actors.classifier import Classifier
 from logos.actors.ledger import Ledger
 from logos.actors.node import NodeActor, NodeSettings
 from logos.actors.scheduler import NodePort, SchedulerActor
 from logos.config import Settings
 from logos.domain.nouns import Gpu
+from logos.embedding.static import StaticEmbedding
 from logos.gateway.app import Gateway
 from logos.scheduling.settings import SchedulerSettings
+from logos.storage.feedback_store import FeedbackStore
 
 ROOT_KEY = "lg-root-key-of-a-platform-that-lives-in-one-process"
 
@@ -70,6 +73,7 @@ class InProcessPlatform:
     scheduler: SchedulerSwitch
     nodes: dict[str, NodeActor]
     gateways: list[Gateway]
+    classifier: Classifier | None = None
 
     @property
     def base_url(self) -> str:
@@ -107,6 +111,7 @@ async def in_process_platform(
     declaration: dict[str, Any] | None = None,
     gateways: int = 1,
     scheduler_settings: SchedulerSettings | None = None,
+    with_classifier: bool = False,
 ) -> AsyncIterator[InProcessPlatform]:
     """Starts actors, nodes and gateways; stops all of it, engines included, however the block ends."""
     settings = settings or Settings.default_world()
@@ -155,6 +160,11 @@ async def in_process_platform(
             nodes[node.name] = actor
             await actor.start()
             stack.push_async_callback(actor.shut_down)
+        classifier: Classifier | None = None
+        if with_classifier:
+            classifier = Classifier("classifier", accounts, StaticEmbedding(), FeedbackStore(database_url))
+            await classifier.start()
+            stack.push_async_callback(classifier.close)
         made = [
             Gateway(
                 gateway_id=f"gateway-{number}",
@@ -164,11 +174,12 @@ async def in_process_platform(
                 scheduler=scheduler,
                 accounts=accounts,
                 ledger=ledger,
+                classifier=classifier,
             )
             for number in range(gateways)
         ]
         urls = [await stack.enter_async_context(serve_on_loopback(gateway.asgi)) for gateway in made]
-        yield InProcessPlatform(urls, ROOT_KEY, accounts, ledger, scheduler, nodes, made)
+        yield InProcessPlatform(urls, ROOT_KEY, accounts, ledger, scheduler, nodes, made, classifier)
 
 
 async def _when_ready(call: Any) -> Any:

@@ -151,3 +151,25 @@ def test_what_the_file_declares_is_what_apply_would_send(tmp_path: Path) -> None
         "models": [{"name": "m", "tags": ["a"]}],
         "keys": [{"name": "ci", "key": "ci-secret-1"}],
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("classifier: {embedding: openai, model: bge}", "needs a base_url"),
+        ("classifier: {embedding: sentence-transformers}", "needs a model"),
+        ("classifier: {model: bge}", "leave model and base_url out"),
+        ("classifier: {embedding: openai, model: m, base_url: 'ftp://x'}", "base_url"),
+        ("classifier: {embedding: word2vec}", "embedding"),
+    ],
+)
+def test_an_embedding_that_is_not_whole_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refused(tmp_path, text)
+
+
+def test_an_embedding_s_key_comes_from_the_environment_and_is_never_shown(tmp_path: Path) -> None:
+    text = "classifier: {embedding: openai, model: m, base_url: 'https://e.example/v1', api_key: 'env:EMBEDDING_KEY'}"
+    settings = loaded(tmp_path, text, environment={"EMBEDDING_KEY": "a-secret-key"})
+    assert settings.classifier.api_key is not None
+    assert settings.classifier.api_key.get_secret_value() == "a-secret-key"
+    assert "a-secret-key" not in repr(settings)

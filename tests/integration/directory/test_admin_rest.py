@@ -142,6 +142,7 @@ BAD: list[tuple[str, str, bytes | None, int, str]] = [
     ("GET", "/admin/logs/no-such-id", None, 404, "no request of this id"),
     ("GET", "/admin/logs/a%00b", None, 404, "no request of this id"),
     ("GET", "/admin/usage?since=2030-01-01T00:00:00&until=2020-01-01T00:00:00", None, 400, "since is after until"),
+    ("GET", "/me/requests?" + "&".join(["request_id=a"] * 101), None, 422, "request_id"),
     ("GET", "/me/requests/no-such-id", None, 404, "this key has made no request of this id"),
 ]  # fmt: skip
 
@@ -159,7 +160,7 @@ async def test_bad_input_is_a_clear_error_in_openais_shape(platform: AdminPlatfo
 
 
 async def test_reports_of_an_empty_log_are_empty(platform: AdminPlatform) -> None:
-    for path in ("/admin/logs", "/admin/usage", "/me/requests", "/me/usage"):
+    for path in ("/admin/logs", "/admin/usage", "/me/requests", "/me/usage", "/me/requests?request_id=a&request_id=b"):
         assert await listed(platform, path) == []
     assert (await platform.ask("GET", "/admin/budgets")).json() == []
 

@@ -37,7 +37,7 @@ def test_a_difference_between_migrations_and_metadata_is_noticed(database_url: s
 
 def test_migrating_again_changes_nothing(database_url: str) -> None:
     migrate(database_url)
-    assert value(database_url, "SELECT version_num FROM alembic_version") == "0001"
+    assert value(database_url, "SELECT version_num FROM alembic_version") == "0002"
     assert differences(database_url) == []
 
 
@@ -59,7 +59,7 @@ def test_every_table_of_the_interface_is_there(database_url: str) -> None:
     assert found >= {
         *("log_entry", "providers", "models", "model_provider", "policies", "teams", "users", "team_members"),
         *("api_keys", "permissions", "attempts", "balances", "token_types", "usage_tokens", "token_prices"),
-        *("jobs", "engine_snapshots", "model_profiles", "scheduling_journal"),
+        *("jobs", "engine_snapshots", "model_profiles", "scheduling_journal", "feedback"),
     }
 
 

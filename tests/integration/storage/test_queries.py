@@ -71,6 +71,17 @@ async def test_requests_of_a_key_come_in_pages_newest_first_without_payloads(
     assert seen == [opening_of(number).request_id for number in range(63, -1, -7)]
 
 
+async def test_the_requests_of_some_ids_are_found_and_only_the_keys_own(queries: Queries, database_url: str) -> None:
+    await write(database_url, *records(70))
+    own, foreign = opening_of(7), opening_of(8)
+    assert own.key_id != foreign.key_id
+    wanted = [own.request_id, foreign.request_id, "no such"]
+    found = await queries.list_requests(key_id=own.key_id, request_ids=wanted)
+    assert [row["request_id"] for row in found] == [own.request_id]
+    assert found[0]["predicted_ttft_ms"] == 80.0
+    assert await queries.list_requests(key_id=own.key_id, request_ids=[]) == []
+
+
 async def test_the_log_can_be_filtered(queries: Queries, database_url: str) -> None:
     failed = opening_of(500)
     await write(

@@ -110,6 +110,7 @@ def test_texts_and_work_are_bounded_and_the_estimate_is_not() -> None:
     prompt = chat(*[{"role": "system", "content": "x" * 40}] * many, {"role": "user", "content": "y" * 10**6})
     assert len(prompt.system) == SYSTEM_CHARACTERS_MAX
     assert len(prompt.user) == USER_CHARACTERS_MAX
+    assert chat({"role": "user", "content": "y" * 10**6 + " Summarise."}).user.endswith(" Summarise.")
     assert prompt.tokens >= many * (10 + MESSAGE_OVERHEAD_TOKENS)
     assert text_prompt(["abcd"] * many).tokens == many
     parts = chat({"role": "user", "content": [{"text": "abcd"}] * many})
