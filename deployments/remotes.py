@@ -19,7 +19,8 @@ from logos.domain.records import Record
 from logos.scheduling.messages import GatewayReport, SchedulerReply
 
 if TYPE_CHECKING:
-    from logos.actors.scheduler import EngineDone, EngineOrder
+    from logos.actors.learning import StoredLearned
+    from logos.actors.orders import EngineDone, EngineOrder
     from logos.storage.ledger_writer import JournalEntry
 
 NAMESPACE = "logos"
@@ -104,6 +105,12 @@ class LedgerRemote(RemoteActor):
 
     async def append_journal(self, epoch: int, entries: Sequence[JournalEntry]) -> None:
         await self.call("append_journal", epoch, entries)
+
+    async def store_learned(self, epoch: int, stored: StoredLearned) -> None:
+        await self.call("store_learned", epoch, stored)
+
+    async def learned(self) -> StoredLearned | None:
+        return cast("StoredLearned | None", await self.call("learned"))
 
     async def push_metrics(self, gateway_id: str, snapshot: bytes) -> None:
         await self.call("push_metrics", gateway_id, snapshot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deployments.remotes import AccountsRemote, LedgerRemote, NodeRemote, is_restarted, replica_lives
+from logos.actors.learning import read_back
 from logos.actors.scheduler import SchedulerActor
 from logos.scheduling.settings import SchedulerSettings
 
@@ -13,12 +14,16 @@ class SchedulerOnRay(SchedulerActor):
     """The scheduler actor; a restarted one waits for gateways and nodes to re-report before it places anything."""
 
     async def __init__(self, settings: SchedulerSettings, journal_directory: Path) -> None:  # type: ignore[misc]  # Ray awaits it
+        ledger = LedgerRemote()
         super().__init__(
             settings,
             AccountsRemote(),
             NodeRemote,
             journal_directory=journal_directory,
-            journal_store=LedgerRemote(),
+            journal_store=ledger,
+            learned_store=ledger,
+            metrics=ledger,
+            learned=await read_back(ledger),
             gateway_lives=replica_lives,
             restarted=is_restarted(),
         )

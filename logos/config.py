@@ -75,7 +75,7 @@ class UpstreamSettings(Declared):
 class SchedulerSection(Declared):
     """What can be set about scheduling; the meaning is that of `scheduling.settings`."""
 
-    policy: Literal["fcfs", "utilization", "ettft"] = "ettft"
+    policy: Literal["fcfs", "utilization", "ettft", "slo"] = "ettft"
     queue_timeout_s: Seconds = 60.0
     queue_length_max: Positive = 20_000
     overtakes_high: Count = 8
@@ -88,6 +88,22 @@ class SchedulerSection(Declared):
     node_grace_s: SecondsOrZero = 10.0
     load_timeout_s: Seconds = 600.0
     stop_timeout_s: Seconds = 60.0
+    sleep_timeout_s: Seconds = 120.0
+    load_tries_max: Positive = 3
+    load_backoff_s: Seconds = 2.0
+    load_cooldown_s: Seconds = 60.0
+    cost_late: SecondsOrZero = 1.0
+    cost_wait: SecondsOrZero = 0.1
+    cost_price_s_per_cent: SecondsOrZero = 2.0
+    cost_quality_s: SecondsOrZero = 10.0
+    cost_displaced: SecondsOrZero = 0.2
+    swap_threshold: Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)] = 0.7
+    swap_linger_max_s: SecondsOrZero = 20.0
+    swap_wait_max_s: Seconds = 55.0
+    swap_review_s: Annotated[float, Field(strict=True, ge=0.01, le=3600, allow_inf_nan=False)] = 0.5
+    idle_in_the_way_s: SecondsOrZero = 3.0
+    idle_sleep_s: Seconds = 120.0
+    protected_s: SecondsOrZero = 15.0
     journal: bool = True
 
 
@@ -103,6 +119,7 @@ class PaceSettings(Declared):
     max_num_seqs: Positive | None = None
     max_num_batched_tokens: Positive | None = None
     kv_cache_tokens: Positive | None = None
+    slowdown: Annotated[float, Field(strict=True, ge=1, le=100)] | None = None  # by a busy neighbour on the same GPUs
     time_scale: SecondsOrZero | None = None
 
     def flags(self) -> tuple[str, ...]:
@@ -112,7 +129,12 @@ class PaceSettings(Declared):
 
 
 class NodeSettings(Declared):
-    """One GPU node. `memory_gib` is that of each of its GPUs."""
+    """One GPU node. `memory_gib` is that of each of its GPUs.
+
+    `sleeps` left out: simulated engines and those on GPUs can sleep, vLLM's CPU build cannot. With
+    `transitions_at_once` further loads, sleeps and wakes wait their turn. `pace` is for simulated nodes; a model's
+    `engine.args` go before it.
+    """
 
     name: Name
     provider: Name = "local"  # the pool it belongs to
@@ -120,6 +142,8 @@ class NodeSettings(Declared):
     memory_gib: Gib = 24.0
     host_memory_gib: Gib = 64.0
     simulated: bool = True
+    sleeps: bool | None = None
+    transitions_at_once: Positive | None = None
     pace: PaceSettings = PaceSettings()
 
 

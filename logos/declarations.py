@@ -26,7 +26,16 @@ from pydantic import (
 )
 
 from logos.domain.keys import flaw_of_chosen
-from logos.domain.nouns import MICRO_CENTS_PER_UNIT, Limits, LogLevel, Priority, Privacy, Role
+from logos.domain.nouns import (
+    MICRO_CENTS_PER_UNIT,
+    Limits,
+    LogLevel,
+    Priority,
+    Privacy,
+    Role,
+    SloClass,
+    SloTargets,
+)
 
 POOL_PROVIDER = "local"  # where models with `engine:` are served unless they say otherwise
 WEIGHT_EXTREME = 1024  # thresholds of this size mean the best or the worst weight among the allowed models
@@ -90,6 +99,7 @@ Count = Annotated[int, Field(strict=True, ge=0, le=2_000_000_000)]
 Positive = Annotated[int, Field(strict=True, ge=1, le=2_000_000_000)]
 Weight = Annotated[int, Field(strict=True, ge=-WEIGHT_EXTREME, le=WEIGHT_EXTREME)]
 Gib = Annotated[float, Field(strict=True, gt=0, le=1_000_000, allow_inf_nan=False)]
+GibOrZero = Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)]
 Line = Annotated[str, Field(max_length=10_000)]
 
 
@@ -169,7 +179,11 @@ class EndpointDeclared(RemoteDeclared):
 
 
 class EngineDeclared(Declared):
-    """What an engine of this model needs on a node. `memory_gib` is the sum over its GPUs."""
+    """What an engine of this model needs on a node. `memory_gib` is the sum over its GPUs.
+
+    Asleep it keeps `residue_gib` of that, and `host_memory_gib` of host RAM for its weights (0: as much as
+    `memory_gib`); with `sleep: false` it is stopped where others would sleep.
+    """
 
     provider: Name = POOL_PROVIDER
     weights: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
@@ -180,11 +194,16 @@ class EngineDeclared(Declared):
     max_parallel: Positive = 64
     pinned: bool = False
     args: tuple[Line, ...] = ()
+    sleep: bool = True
+    residue_gib: GibOrZero = 0.0
+    host_memory_gib: GibOrZero = 0.0
 
     @model_validator(mode="after")
-    def _replicas_are_ordered(self) -> Self:
+    def _figures_go_together(self) -> Self:
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}")
+        if self.residue_gib > self.memory_gib:
+            raise ValueError(f"residue_gib {self.residue_gib:g} is above memory_gib {self.memory_gib:g}")
         return self
 
 
@@ -308,10 +327,20 @@ class BatchSlo(Declared):
 
 
 class SloDeclared(Declared):
-    """Deadlines by class of request. Stored; they decide nothing yet."""
+    """Deadlines by class of request, for those that name none themselves."""
 
     interactive: InteractiveSlo = InteractiveSlo()
     batch: BatchSlo = BatchSlo()
+
+    @property
+    def targets(self) -> SloTargets:
+        """In seconds."""
+        return SloTargets(_slo_class(self.interactive), _slo_class(self.batch))
+
+
+def _slo_class(declared: InteractiveSlo | BatchSlo) -> SloClass:
+    ttft_ms, total_ms = declared.ttft_ms, declared.total_ms
+    return SloClass(None if ttft_ms is None else ttft_ms / 1000, None if total_ms is None else total_ms / 1000)
 
 
 class Declaration(Declared):

@@ -240,7 +240,7 @@ class Accounts:
 
     async def _reload(self) -> None:
         stored = await self._in_thread(self._administration.load)
-        self._broadcast.publish(stored.version, stored.catalogue, stored.access, stored.keys)
+        self._broadcast.publish(stored.version, stored.catalogue, stored.access, stored.keys, stored.salt)
         self._tell()
 
     def _tell(self) -> None:

@@ -211,8 +211,6 @@ def _declare(connection: Connection, declaration: Declaration, changes: Changes)
     budgets = [*(team.budget for team in declaration.teams), *(key.budget for key in declaration.keys)]
     if any(budget is not None for budget in budgets):
         changes.notes.append("budgets are stored; they are not enforced yet")
-    if declaration.slo is not None:
-        changes.notes.append("slo is stored; it decides nothing yet")
 
 
 def _register(

@@ -33,6 +33,7 @@ class Broadcast:
         self.version = -1  # nothing known yet
         self._catalogue = Catalogue()
         self._access: tuple[ProviderAccess, ...] = ()
+        self._salt = ""
         self._keys: dict[int, Key] = {}
         self._catalogue_since = 0  # the version at which each part became what it is
         self._access_since = 0
@@ -54,14 +55,20 @@ class Broadcast:
         return tuple(self._keys.values())
 
     def publish(
-        self, version: int, catalogue: Catalogue, access: tuple[ProviderAccess, ...], keys: tuple[Key, ...]
+        self,
+        version: int,
+        catalogue: Catalogue,
+        access: tuple[ProviderAccess, ...],
+        keys: tuple[Key, ...],
+        salt: str = "",
     ) -> None:
         """The whole directory at `version`; what is equal to before does not count as changed."""
         if version < self.version:
             # An older database was put back: nobody's version means what it meant.
             self.epoch += 1
-        if not self.is_ready or version < self.version:
+        if not self.is_ready or version < self.version or salt != self._salt:
             self._complete_from = version
+        self._salt = salt
         if catalogue != self._catalogue:
             self._catalogue, self._catalogue_since = catalogue, version
         if access != self._access:
@@ -129,6 +136,7 @@ class Broadcast:
                 keys=tuple(self._keys.values()),
                 access=self._access,
                 recalls=recalls,
+                salt=self._salt,
             )
         # In order of id: a secret that is replaced goes on under a younger id, which must come last.
         changed = sorted(key_id for key_id, since in self._key_since.items() if since > version)

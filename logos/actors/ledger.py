@@ -11,10 +11,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from logos.actors.learning import StoredLearned
 from logos.domain.records import Record
 from logos.storage.ledger_writer import JournalEntry, LedgerWriter
 from logos.telemetry.metrics import Aggregate, LedgerFigures
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 BATCH_RECORDS_MAX = 2000
 PENDING_RECORDS_MAX = 20_000
 WRITE_TIMEOUT_S = 30.0
+T = TypeVar("T")
 BACK_OFF_S_MIN = 0.05
 BACK_OFF_S_MAX = 1.0
 
@@ -88,12 +90,23 @@ class Ledger:
 
     async def append_journal(self, epoch: int, entries: Sequence[JournalEntry]) -> None:
         """Append to the scheduler's journal of this epoch; repeats are harmless. Raises ConnectionError."""
-        if not entries:
-            return
-        self._refuse_if_away("the journal")
+        if entries:
+            await self._for_the_scheduler(lambda writer: writer.write_journal(epoch, entries))
+
+    async def store_learned(self, epoch: int, stored: StoredLearned) -> None:
+        """Keep what the scheduler has learned. Raises ConnectionError."""
+        await self._for_the_scheduler(lambda writer: writer.write_learned(epoch, stored.version, stored.learned))
+
+    async def learned(self) -> StoredLearned | None:
+        """What was kept last; None if nothing ever was. Raises ConnectionError."""
+        found = await self._for_the_scheduler(lambda writer: writer.read_learned())
+        return None if found is None else StoredLearned(*found)
+
+    async def _for_the_scheduler(self, work: Callable[[LedgerWriter], Awaitable[T]]) -> T:
+        self._refuse_if_away("the scheduler's records")
         try:
             async with self._journal_turn, asyncio.timeout(WRITE_TIMEOUT_S):
-                await self._journal_writer.write_journal(epoch, entries)
+                return await work(self._journal_writer)
         except TimeoutError as error:
             raise ConnectionError("the database does not answer in time") from error
 

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from logos.actors.journal import JournalWriter, encode_opening
+from logos.actors.learning import LearnedKeeper, LearnedStore
+from logos.actors.orders import EngineCommand, EngineDone, NodePort, Orders
 from logos.domain.catalogue import Catalogue
 from logos.domain.directory import DirectoryUpdate
 from logos.domain.errors import StaleEpoch
 from logos.domain.lifecycle import EngineState
-from logos.domain.nouns import EngineSpec, Node
+from logos.domain.nouns import Node
 from logos.scheduling.commands import (
     Command,
     Dispatch,
@@ -49,10 +51,12 @@ from logos.scheduling.events import (
     NodeSeen,
     Woke,
 )
+from logos.scheduling.learned import Learned
 from logos.scheduling.messages import GatewayCommand, GatewayReport, SchedulerReply
 from logos.scheduling.replay import JournalOpening, begin
 from logos.scheduling.settings import SchedulerSettings
 from logos.storage.ledger_writer import JournalEntry
+from logos.telemetry.engines import EngineInstruments
 
 log = logging.getLogger(__name__)
 
@@ -62,55 +66,23 @@ GATEWAY_SILENCE_S = 5.0  # then Ray is asked whether it lives
 GATEWAY_SILENCE_S_MAX = 30.0  # then it is gone, whatever Ray says
 NODE_SILENCE_S = 6.0
 JOURNAL_INTERVAL_S = 0.2
+LEARNED_INTERVAL_S = 30.0
+METRICS_INTERVAL_S = 2.0
+TRANSITIONS = {LoadEngine: "load", SleepEngine: "sleep", WakeEngine: "wake", StopEngine: "stop"}
 JOURNAL_BATCH = 2_000
 JOURNAL_BACKLOG_MAX = 50_000  # beyond it the table has a hole, which its sequence shows; the file has none
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOrder:
-    """All that a node needs to start an engine."""
-
-    engine_id: str
-    endpoint_id: int
-    model_name: str
-    upstream_model: str
-    spec: EngineSpec
-    gpu_indices: tuple[int, ...]
-    memory_mib: int
-    max_parallel: int
-    context_length_tokens: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class EngineDone:
-    """What came of an order: the state the engine is in, the measured time and memory, its address when awake."""
-
-    engine_id: str
-    state: EngineState
-    seconds: float = 0.0
-    memory_mib: int = 0
-    reason: str = ""
-    address: str | None = None
-
-
-class NodePort(Protocol):
-    """A node obeys. Every call answers with what became of the engine, failures included."""
-
-    async def load(self, order: EngineOrder) -> EngineDone: ...
-
-    async def sleep(self, engine_id: str, level: int) -> EngineDone: ...
-
-    async def wake(self, engine_id: str) -> EngineDone: ...
-
-    async def stop(self, engine_id: str) -> EngineDone: ...
-
-    async def release(self) -> None: ...
 
 
 class JournalPort(Protocol):
     """Where journals are kept for reports: the ledger. May fail with ConnectionError."""
 
     async def append_journal(self, epoch: int, entries: Sequence[JournalEntry]) -> None: ...
+
+
+class MetricsPort(Protocol):
+    """Where the figures of all processes are summed: the ledger. May fail with ConnectionError."""
+
+    async def push_metrics(self, gateway_id: str, snapshot: bytes) -> None: ...
 
 
 class CataloguePort(Protocol):
@@ -147,17 +119,21 @@ class SchedulerActor:
         journal_directory: Path | None = None,
         journal_store: JournalPort | None = None,
         gateway_lives: Callable[[str], Awaitable[bool]] | None = None,
+        learned_store: LearnedStore | None = None,
+        metrics: MetricsPort | None = None,
+        learned: Learned | None = None,
         restarted: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`restarted`: an earlier life of this actor placed things, so `settings.reconvene_s` holds."""
+        """`restarted`: an earlier life of this actor placed things, so `settings.reconvene_s` holds. `learned` is what
+        that life knew."""
         self.epoch = time.time_ns() // 1_000_000
         self._clock = clock
         settings = settings if restarted else dataclasses.replace(settings, reconvene_s=0.0)
         self._accounts = accounts
         self._node_port = nodes
         self._gateway_lives = gateway_lives
-        opening = JournalOpening(epoch=self.epoch, catalogue=Catalogue(), settings=settings)
+        opening = JournalOpening(epoch=self.epoch, catalogue=Catalogue(), settings=settings, learned=learned)
         self._core = begin(opening)
         self._journal = JournalWriter(journal_directory, opening) if journal_directory else None
         self._journal_store = journal_store
@@ -166,17 +142,34 @@ class SchedulerActor:
         if journal_store is not None:
             snapshot = encode_opening(opening).decode()
             self._journal_backlog.append(JournalEntry(0, clock(), "snapshot", snapshot, None))
+        self._metrics = metrics
+        self._instruments = EngineInstruments()
+        self._keeper = LearnedKeeper(learned_store, self.epoch) if learned_store is not None else None
         self._gateways: dict[str, _Gateway] = {}
         self._node_heard_at: dict[str, float] = {}
-        self._engine_node: dict[str, str] = {}
+        self._orders = Orders(nodes, self._node_heard_at.__contains__, self._answered, clock)
         self._addresses: dict[str, str] = {}
         self._catalogue = opening.catalogue
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Begins to watch the catalogue, the gateways and the journal. Call once, on the actor's event loop."""
-        for loop in (self._watch_catalogue(), self._watch_liveness(), self._write_journal()):
+        for loop in (
+            self._watch_catalogue(),
+            self._watch_liveness(),
+            self._write_journal(),
+            self._keep_learned(),
+            self._push_metrics(),
+        ):
             self._spawn(loop)
+
+    async def save(self) -> None:
+        """What was learned and journalled goes to the ledger now. What cannot be told is lost."""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            await self._store_learned()
+            self._gather_journal()
+            while self._journal_backlog:
+                await self._ship_journal()
 
     async def close(self) -> None:
         for task in list(self._tasks):
@@ -245,8 +238,7 @@ class SchedulerActor:
         """A node introduces itself (also after its own or this actor's restart). Returns the epoch."""
         self._node_heard_at[node.id] = self._clock()
         self._addresses.update(addresses)
-        for engine in engines:
-            self._engine_node[engine.engine_id] = node.id
+        self._orders.seen(node.id, engines)
         self._feed(NodeSeen(0.0, node, engines))
         return self.epoch
 
@@ -261,15 +253,18 @@ class SchedulerActor:
 
     async def engine_failed(self, engine_id: str, reason: str) -> None:
         """An engine ended by itself."""
+        self._orders.over(engine_id)
         self._addresses.pop(engine_id, None)
         self._feed(EngineChanged(0.0, engine_id, EngineState.FAILED, reason=reason))
 
     async def engine_done(self, done: EngineDone) -> None:
-        """What came of an order that an earlier life of this actor gave."""
-        self._take_in(done)
+        """What came of an order whose giver did not wait: an earlier life of this actor, or one that asks again."""
+        self._orders.over(done.engine_id)
+        self._answered(done)
 
     async def node_lost(self, node_id: str) -> None:
         if self._node_heard_at.pop(node_id, None) is not None:
+            self._orders.forget_node(node_id)
             self._feed(NodeLost(0.0, node_id))
 
     # ------------------------------------------------------------------ people
@@ -302,15 +297,8 @@ class SchedulerActor:
                 self._send(command.gateway_id, command)
             case GrantLease():
                 self._send(command.lease.gateway_id, command)
-            case LoadEngine():
-                self._engine_node[command.engine_id] = command.node_id
-                self._spawn(self._order(command.engine_id, self._load(command)))
-            case SleepEngine(engine_id, level):
-                self._spawn(self._order(engine_id, self._port(engine_id).sleep(engine_id, level)))
-            case WakeEngine(engine_id):
-                self._spawn(self._order(engine_id, self._port(engine_id).wake(engine_id)))
-            case StopEngine(engine_id):
-                self._spawn(self._order(engine_id, self._port(engine_id).stop(engine_id)))
+            case LoadEngine() | SleepEngine() | WakeEngine() | StopEngine():
+                self._spawn(self._orders.give(command, self._catalogue))
             case WakeAt():
                 asyncio.get_running_loop().call_later(max(0.0, command.at - self._clock()), self._feed, Woke(0.0))
             case ReleaseNode():
@@ -324,41 +312,32 @@ class SchedulerActor:
             gateway.commands.append(command)
             gateway.news.set()
 
-    def _port(self, engine_id: str) -> NodePort:
-        return self._node_port(self._engine_node[engine_id])
-
-    async def _load(self, command: LoadEngine) -> EngineDone:
-        endpoint = self._catalogue.endpoint[command.endpoint_id]
-        model = self._catalogue.model[endpoint.model_id]
-        order = EngineOrder(
-            engine_id=command.engine_id,
-            endpoint_id=endpoint.id,
-            model_name=model.name,
-            upstream_model=endpoint.upstream_model,
-            spec=endpoint.engine or EngineSpec(),
-            gpu_indices=command.gpu_indices,
-            memory_mib=command.memory_mib,
-            max_parallel=endpoint.max_parallel,
-            context_length_tokens=model.context_length_tokens,
-        )
-        return await self._node_port(command.node_id).load(order)
-
-    async def _order(self, engine_id: str, work: Awaitable[EngineDone]) -> None:
-        """Performs one engine command and answers it with exactly one EngineChanged, whatever happens."""
-        started = self._clock()
-        try:
-            done = await work
-        except Exception as error:  # noqa: BLE001 - a task boundary: the failure becomes an event
-            log.warning("engine %s: %s", engine_id, error)
-            done = EngineDone(engine_id, EngineState.FAILED, self._clock() - started, reason=str(error))
-        self._take_in(done)
-
-    def _take_in(self, done: EngineDone) -> None:
+    def _answered(self, done: EngineDone, command: EngineCommand | None = None) -> None:
+        """An order was carried out, or failed. `command` None: of an earlier life."""
+        self._count(done, command)
         if done.address is not None:
             self._addresses[done.engine_id] = done.address
         elif done.state in (EngineState.COLD, EngineState.FAILED):
             self._addresses.pop(done.engine_id, None)
+        if done.state is EngineState.COLD:
+            self._orders.forget(done.engine_id)
         self._feed(EngineChanged(0.0, done.engine_id, done.state, done.seconds, done.memory_mib, done.reason))
+
+    def _count(self, done: EngineDone, command: EngineCommand | None) -> None:
+        where = self._orders.engines.get(done.engine_id)
+        if command is None or where is None or done.state is EngineState.FAILED:
+            return
+        endpoint = self._catalogue.endpoint.get(where.endpoint_id)
+        model = self._catalogue.model.get(endpoint.model_id) if endpoint is not None else None
+        if model is not None:
+            self._instruments.transition(model.name, TRANSITIONS[type(command)], done.seconds)
+
+    async def _push_metrics(self) -> None:
+        while self._metrics is not None:
+            self._instruments.states((each["model"], each["state"]) for each in self._core.summary()["engines"])
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                await self._metrics.push_metrics(f"scheduler-{self.epoch}", self._instruments.snapshot())
+            await asyncio.sleep(METRICS_INTERVAL_S)
 
     async def _release(self, node_id: str) -> None:
         try:
@@ -405,14 +384,28 @@ class SchedulerActor:
     async def _write_journal(self) -> None:
         while self._journal is not None:
             await asyncio.sleep(JOURNAL_INTERVAL_S)
-            for line in self._journal.take_pending():
-                if self._journal_store is not None and len(self._journal_backlog) < JOURNAL_BACKLOG_MAX:
-                    event, commands = line.event.decode(), line.commands.decode()
-                    entry = JournalEntry(self._journal_sequence, line.at, line.kind, event, commands)
-                    self._journal_backlog.append(entry)
-                self._journal_sequence += 1
+            self._gather_journal()
             with contextlib.suppress(ConnectionError, TimeoutError):  # stays in the backlog
                 await self._ship_journal()
+
+    def _gather_journal(self) -> None:
+        """What happened goes to the file, and into the line for the table."""
+        for line in self._journal.take_pending() if self._journal is not None else ():
+            if self._journal_store is not None and len(self._journal_backlog) < JOURNAL_BACKLOG_MAX:
+                event, commands = line.event.decode(), line.commands.decode()
+                entry = JournalEntry(self._journal_sequence, line.at, line.kind, event, commands)
+                self._journal_backlog.append(entry)
+            self._journal_sequence += 1
+
+    async def _keep_learned(self) -> None:
+        while self._keeper is not None:
+            await asyncio.sleep(LEARNED_INTERVAL_S)
+            with contextlib.suppress(ConnectionError, TimeoutError):  # the next one will do
+                await self._store_learned()
+
+    async def _store_learned(self) -> None:
+        if self._keeper is not None:
+            await self._keeper.keep(self._core.learned())
 
     async def _ship_journal(self) -> None:
         batch = list(itertools.islice(self._journal_backlog, JOURNAL_BATCH))

@@ -14,6 +14,8 @@ Rates mean "at most N admitted in any 60 s", for a key and for its team, both of
   such excess. A limit thus bounds tokens served, not the sum of all max_tokens ever wished for.
 - A grant is at most a share of what is left, so slices shrink to one as the limit nears; and before anything is
   refused the unused parts of other slices are recalled.
+- A standby slice, which a gateway keeps at hand for the next request of a key in use, is granted only while half of
+  every limit is left, and is a small share of that; for its sake nothing is recalled.
 
 Time is the driver's monotonic clock in seconds and never runs backwards. Who waits, and who sends the recalls, is the
 accounts actor's business. A key without any limit need not come here.
@@ -30,6 +32,8 @@ from logos.domain.leases import QuotaNeed, QuotaRefusal, QuotaSlice, QuotaUse
 from logos.domain.nouns import Key
 
 SHARE = (4, 4, 2)  # one grant takes at most one part in so many of the requests, tokens, running requests that are left
+STANDBY_SHARE = (8, 8, 8)
+STANDBY_LEFT_MIN = 0.5  # of each limit
 FORGET_INTERVAL_S = 1.0
 RETRY_RUNNING_S = 1.0  # nobody knows when a running request ends
 RETRY_S_MIN = 0.1
@@ -92,16 +96,20 @@ class QuotaBook:
         A key that is not known (removed a moment ago) is refused with a limit of 0. A request whose estimate is above
         the whole limit is refused with `limit_value` below `need.tokens`: it will never fit.
         """
-        if at < self._ready_at:
+        if at < self._ready_at and not need.standby:
             return RecallNeeded((), self._ready_at)
         key = self._keys.get(need.key_id)
-        if key is None:
+        if key is None or at < self._ready_at:
             return QuotaRefusal(need.key_id, LIMIT_NAMES[0], "key", 0, WINDOW_S)
         if at >= self._forget_next:
             self._forget(at)
         scopes = self._scopes_of(key, at)
         asked = Amounts(1, max(need.tokens, 0), 1)
         left = [_left(scope, at) for scope in scopes]
+        if need.standby:
+            if scope := _too_near(scopes, left, asked):
+                return QuotaRefusal(need.key_id, LIMIT_NAMES[0], scope.kind, 0, WINDOW_S)
+            return self._grant(need, asked, gateway_id, scopes, left, at)
         shortages = _shortages(scopes, left, asked)
         if not shortages:
             return self._grant(need, asked, gateway_id, scopes, left, at)
@@ -121,7 +129,8 @@ class QuotaBook:
     ) -> QuotaSlice:
         wanted = Amounts(need.wanted_requests, need.wanted_tokens, need.wanted_requests)
         tightest = [_tightest(scopes, left, place) for place in range(len(asked))]
-        granted = Bounds(*map(_size, asked, wanted, [rest for rest, _ in tightest], SHARE))
+        share = STANDBY_SHARE if need.standby else SHARE
+        granted = Bounds(*map(_size, asked, wanted, [rest for rest, _ in tightest], share))
         self._granted += 1
         slice_id = f"{self._prefix}{self._granted}"
         self._hold(Held(slice_id, need.key_id, gateway_id, scopes, granted, at + self._ttl_s + self._grace_s))
@@ -228,6 +237,15 @@ def _shortages(scopes: tuple[Scope, ...], left: Sequence[Bounds], asked: Amounts
         for place, rest in enumerate(rests)
         if rest is not None and rest < asked[place]
     ]
+
+
+def _too_near(scopes: tuple[Scope, ...], left: Sequence[Bounds], asked: Amounts) -> Scope | None:
+    """The first scope with a limit that is too near for a standby slice."""
+    for scope, rests in zip(scopes, left, strict=True):
+        for limit, rest, need, share in zip(scope.limits, rests, asked, STANDBY_SHARE, strict=True):
+            if limit is not None and rest is not None and rest < max(need * share, limit * STANDBY_LEFT_MIN):
+                return scope
+    return None
 
 
 def _size(asked: int, wanted: int, left: int | None, share: int) -> int | None:

@@ -10,8 +10,10 @@ reports until the granter has everything. Pure: sending, receiving and waiting a
     ...
     wallet.settle(spent, tokens, now)                         # once, when the request is over, whatever happened
 
-`due` goes out every so often as well. Reports of one gateway must reach the granter in the order in which they were
-made: send one call at a time. Time is the gateway's monotonic clock in seconds.
+`due` goes out every so often as well, with `standby_needs`: slices that keys in use will find here (`standby`). A used
+one is then replaced, so that what was admitted under it counts no longer than it must. Reports of one gateway must
+reach the granter in the order in which they were made: send one call at a time. Time is the gateway's monotonic clock
+in seconds.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from logos.billing.standby import RENEWED_BEFORE_S, KeysInUse
 from logos.billing.window import WINDOW_S
 from logos.domain.leases import QuotaNeed, QuotaRefusal, QuotaSlice, QuotaUse
 
@@ -57,6 +60,7 @@ class _Holding:
     last_at: float = 0.0
     running: dict[int, int] = field(default_factory=dict)
     closed: bool = False
+    is_standby: bool = False
 
     @property
     def requests_left(self) -> int | None:
@@ -127,6 +131,7 @@ class QuotaWallet:
         self._disowned: dict[str, float] = {}
         self._history: dict[tuple[int, int], tuple[int, int, float]] = {}  # (key, second) -> requests, tokens, last
         self._admitted = 0
+        self._in_use = KeysInUse()
 
     def spend(self, key_id: int, tokens: int, now: float) -> Spent | None:
         """Admit a request of an estimated `tokens` tokens (prompt and the most output), or None: ask."""
@@ -142,6 +147,7 @@ class QuotaWallet:
         holding.last_at = now
         holding.running[self._admitted] = tokens
         self._changed[holding.slice.slice_id] = None
+        self._in_use.used(key_id, tokens, now)
         return self._spent(holding, tokens, now)
 
     def _spent(self, holding: _Holding, tokens: int, now: float) -> Spent:
@@ -201,18 +207,56 @@ class QuotaWallet:
         wanted = max(pace.wanted, waiting)
         return QuotaNeed(key_id, tokens, wanted, max(wanted * pace.tokens_mean, tokens))
 
+    def standby_needs(self, now: float) -> tuple[QuotaNeed, ...]:
+        """What to ask for so that keys in use find a slice that nothing was spent of. Those of keys that are not in
+        use any more are closed."""
+        for key_id in self._in_use.over(now):
+            self._close_standbys(key_id)
+        return tuple(
+            self._in_use.need(key_id) for key_id in self._in_use.wanting(now) if not self._stands_by(key_id, now)
+        )
+
+    def _stands_by(self, key_id: int, now: float) -> bool:
+        for holding in self._of_key.get(key_id, ()):
+            if holding.is_standby and not holding.requests and now < holding.deadline - RENEWED_BEFORE_S:
+                return True
+        return False
+
+    def add_standby(self, slice_: QuotaSlice, requested_at: float) -> None:
+        """Take in a standby slice: it replaces the one before, and what the key has used a part of."""
+        old = [each for each in self._of_key.get(slice_.key_id, ()) if each.requests or each.is_standby]
+        standby = self._hold(slice_, requested_at)
+        if standby is not None:
+            standby.is_standby = True
+            for holding in old:
+                self._close(holding)
+
+    def standby_denied(self, key_id: int, now: float) -> None:
+        """The key is too near a limit: what was used of its standby slices is told at once, the rest goes back."""
+        self._in_use.denied(key_id, now)
+        self._close_standbys(key_id)
+
+    def _close_standbys(self, key_id: int) -> None:
+        for holding in [each for each in self._of_key.get(key_id, ()) if each.is_standby]:
+            self._close(holding)
+
     def add(self, slice_: QuotaSlice, requested_at: float) -> bool:
         """Take in a slice; its time runs from when it was asked for. False: it has been recalled already, ask again."""
+        holding = self._hold(slice_, requested_at)
+        if holding is not None:
+            pace = self._paces.setdefault(slice_.key_id, _Pace())
+            pace.was_cut = slice_.requests is not None and slice_.requests < pace.wanted
+        return holding is not None
+
+    def _hold(self, slice_: QuotaSlice, requested_at: float) -> _Holding | None:
         if slice_.slice_id in self._disowned or slice_.slice_id in self._holdings:
-            return False
+            return None
         holding = _Holding(slice_, requested_at + slice_.ttl_s, last_at=requested_at)
         self._holdings[slice_.slice_id] = holding
         self._of_key.setdefault(slice_.key_id, []).append(holding)
         heapq.heappush(self._deadlines, (holding.deadline, slice_.slice_id))
         self._refusals.pop(slice_.key_id, None)
-        pace = self._paces.setdefault(slice_.key_id, _Pace())
-        pace.was_cut = slice_.requests is not None and slice_.requests < pace.wanted
-        return True
+        return holding
 
     def recall(self, slice_ids: Iterable[str], now: float) -> tuple[QuotaUse, ...]:
         """Hand these slices back: final reports, to be sent at once. One that is not held is disowned, as its grant
@@ -277,6 +321,7 @@ class QuotaWallet:
         for holding in list(self._of_key.get(key_id, ())):
             self._close(holding)
         self._paces.pop(key_id, None)
+        self._in_use.forget(key_id)
         self._refusals.pop(key_id, None)
 
     def is_idle(self) -> bool:

@@ -40,3 +40,4 @@ class DirectoryUpdate:
     removed_key_ids: tuple[int, ...] = ()
     access: tuple[ProviderAccess, ...] | None = field(default=None, repr=False)
     recalls: tuple[str, ...] = ()
+    salt: str = field(default="", repr=False)  # of fingerprints; told in full updates only

@@ -14,26 +14,38 @@ from logos.domain.nouns import Place
 
 @dataclass(frozen=True, slots=True)
 class SlotLease:
-    """So many requests at once at one place, for one gateway."""
+    """So many requests at once at one place, for one gateway.
+
+    `ttft_s` is what was expected of an empty prompt there when it was granted or renewed, `prompt_token_s` what each
+    token of a prompt adds: the forecast for what runs under it.
+    """
 
     lease_id: str
     gateway_id: str
     place: Place
     slots: int
     ttl_s: float
+    ttft_s: float | None = None
+    prompt_token_s: float = 0.0
+
+    def predicted_ttft_s(self, prompt_tokens: int) -> float | None:
+        """The median expected for a prompt of so many tokens; None if nothing was."""
+        return None if self.ttft_s is None else self.ttft_s + self.prompt_token_s * prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaNeed:
     """What a gateway asks for on behalf of one key: at least enough for one request of `tokens` tokens.
 
-    `wanted_requests` and `wanted_tokens` say how much would keep it going without asking again.
+    `wanted_requests` and `wanted_tokens` say how much would keep it going without asking again. `standby`: nobody waits
+    for it, it is to be at hand for the key's next requests; it is granted only while the key is far from its limits.
     """
 
     key_id: int
     tokens: int
     wanted_requests: int = 1
     wanted_tokens: int = 0
+    standby: bool = False
 
 
 @dataclass(frozen=True, slots=True)

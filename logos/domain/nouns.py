@@ -183,6 +183,15 @@ class SloTargets:
     def of(self, mode: Mode) -> SloClass:
         return self.interactive if mode is Mode.INTERACTIVE else self.batch
 
+    def first_token_s(self, mode: Mode, ttft_s: float | None, total_s: float | None) -> float | None:
+        """The deadline for a request's first token, in seconds from its arrival: its own (`ttft_s`, else `total_s`),
+        else that of its mode. None: there is none."""
+        own = ttft_s if ttft_s is not None else total_s
+        if own is not None:
+            return own
+        promise = self.of(mode)
+        return promise.ttft_s if promise.ttft_s is not None else promise.total_s
+
 
 class Place(NamedTuple):
     """Where a request can run: a remote endpoint (`engine_id` None), or one engine of a pooled endpoint."""

@@ -1,8 +1,8 @@
 """The engines of a node on disk, and finding them again: a node actor that died left its engines serving.
 
 The file holds one record per engine and is replaced as a whole, so it is never half written. An engine is taken over
-only if its pid, its start time and the port that it listens on still match; of the others, those whose pid and start
-time match are ended, and no other process is touched.
+only if its pid, its start time and (once it has loaded) the port that it listens on still match; of the others, those
+whose pid and start time match are ended, and no other process is touched.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ async def adopt(path: Path, session: aiohttp.ClientSession, grace_s: float = 5.0
     for record in records:
         process = EngineProcess(record.launch, session, record.identity, sleep_level=record.sleep_level)
         alive = process.alive()
-        if alive and record.identity.listens_on(record.launch.port):
+        # While it loads it may not listen yet.
+        if alive and (record.state is EngineState.LOADING or record.identity.listens_on(record.launch.port)):
             adopted.append((process, record.state))
             kept.append(record)
             continue

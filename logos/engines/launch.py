@@ -49,6 +49,7 @@ class EngineLaunch:
     args: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     python: str = sys.executable
+    sleeps: bool = True  # whether it shall have a sleep mode, where its kind can
 
     @property
     def base_url(self) -> str:
@@ -57,7 +58,7 @@ class EngineLaunch:
     @property
     def can_sleep(self) -> bool:
         """vLLM's sleep mode needs a GPU."""
-        return self.kind is EngineKind.SIMULATED or bool(self.gpus)
+        return self.sleeps and (self.kind is EngineKind.SIMULATED or bool(self.gpus))
 
 
 def command(launch: EngineLaunch) -> list[str]:
@@ -75,7 +76,7 @@ def command(launch: EngineLaunch) -> list[str]:
 def _vllm_gpu_flags(launch: EngineLaunch) -> list[str]:
     if not launch.gpus:
         return []
-    flags = ["--enable-sleep-mode"]
+    flags = ["--enable-sleep-mode"] if launch.can_sleep else []
     if len(launch.gpus) > 1:
         flags += ["--tensor-parallel-size", str(len(launch.gpus))]
     if launch.memory_mib and launch.gpu_memory_mib:

@@ -72,6 +72,9 @@ class EngineShown(Shown):
     max_replicas: int
     pinned: bool
     args: list[str]
+    sleep: bool = Field(description="whether it sleeps where the node can; otherwise it is stopped")
+    residue_gib: float = Field(description="GPU memory that stays taken while it sleeps, of all its GPUs")
+    host_memory_gib: float = Field(description="host RAM for its weights from its first sleep on")
 
 
 class EndpointShown(Shown):
@@ -273,6 +276,9 @@ def endpoint_shown(catalogue: Catalogue, endpoint: Endpoint) -> EndpointShown:
             max_replicas=engine.max_replicas,
             pinned=engine.pinned,
             args=list(engine.args),
+            sleep=engine.sleeps,
+            residue_gib=engine.residue_mib / 1024,
+            host_memory_gib=engine.host_mib / 1024,
         ),
     )
 

@@ -1,7 +1,7 @@
 """Admitting requests within their key's limits: from the wallet without any call, else by one call at a time.
 
 The arithmetic is `billing.wallet`'s, the decision `billing.quota`'s in the accounts actor; here is only the asking,
-waiting and reporting. A key without limits costs nothing.
+waiting and reporting. A key without limits costs nothing, and one in use finds a slice that the last report fetched.
 """
 
 from __future__ import annotations
@@ -129,17 +129,20 @@ class Admission:
         now = self._clock()
         introducing, self._introduce = self._introduce, False
         asked = [] if introducing else self._still_asking(now)
-        needs = self._needs(asked, now)  # closes slices that cannot serve them, so it comes before what is due
+        # Both close slices, so they come before what is due.
+        needs = self._needs(asked, now)
+        standbys = () if introducing else self._wallet.standby_needs(now)
         uses = self._wallet.reintroduce(now) if introducing else self._wallet.due(now)
-        if not needs and not uses:
+        if not needs and not standbys and not uses:
             return
         try:
-            answers = await self._accounts.quota(self._gateway_id, needs, uses)
+            answers = await self._accounts.quota(self._gateway_id, (*needs, *standbys), uses)
         except BaseException:
             self._introduce = self._introduce or introducing
             raise
         self._wallet.reported(uses, self._clock())
-        self._take_in(answers, needs, asked, now)
+        self._take_in(answers[: len(needs)], needs, asked, now)
+        self._take_in_standbys(answers[len(needs) :], now)
         if self._asking:
             self._wake.set()
 
@@ -189,6 +192,13 @@ class Admission:
                     self._fail(asking, _refused(refusal))
             elif asking.tries >= TRIES_MAX:
                 self._fail(asking, LimitReached(retry_after_s=1.0))
+
+    def _take_in_standbys(self, answers: tuple[QuotaSlice | QuotaRefusal, ...], sent_at: float) -> None:
+        for answer in answers:
+            if isinstance(answer, QuotaSlice):
+                self._wallet.add_standby(answer, sent_at)
+            else:
+                self._wallet.standby_denied(answer.key_id, sent_at)
 
     def _answer(self, asking: _Asking, spent: Spent) -> None:
         self._asking.remove(asking)

@@ -63,7 +63,7 @@ class Gateway:
         self.gateway_id = gateway_id
         self.settings = settings
         self.scheduler, self.accounts, self.ledger, self.classifier = scheduler, accounts, ledger, classifier
-        self.resolution = Resolution(classifier, settings.classifier.wait_ms / 1000, clock)
+        self.resolution = Resolution(classifier, settings.classifier.wait_ms / 1000, clock, wall_clock)
         self.queries = Queries(database_url)
         self._clock, self._wall_clock = clock, wall_clock
         self._tasks: list[asyncio.Task[Any]] = []  # end never; `_passing` do

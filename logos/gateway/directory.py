@@ -36,6 +36,7 @@ class Directory:
     ) -> None:
         self.catalogue = Catalogue()
         self.access: dict[int, ProviderAccess] = {}
+        self.salt = b""
         self.keys = keys
         self.confirmed_at = float("-inf")
         self._gateway_id = gateway_id
@@ -70,6 +71,7 @@ class Directory:
             self.access = {access.provider_id: access for access in update.access}
         if update.full:
             self.keys.replace(update.keys)
+            self.salt = update.salt.encode()
         elif update.keys or update.removed_key_ids:
             self.keys.update(update.keys, update.removed_key_ids)
         restarted = self._epoch not in (0, update.epoch)

@@ -24,9 +24,10 @@ from logos.gateway.client_address import TrustedProxies
 from logos.gateway.directory import Directory
 from logos.gateway.errors import status_of
 from logos.gateway.faults import Fault
+from logos.gateway.fingerprint import beginning
 from logos.gateway.http import HeaderList, Receive, Scope, Send, headers_of
 from logos.gateway.outbox import Outbox
-from logos.gateway.parsing import ParsedRequest, parse, read_body, upstream_body
+from logos.gateway.parsing import GENERATES, ParsedRequest, parse, read_body, upstream_body
 from logos.gateway.placement import Grant, Placement
 from logos.gateway.relay import RelayResult, StreamAnswer, Terms, WholeAnswer, open_answer
 from logos.gateway.resolution import Resolution
@@ -185,11 +186,12 @@ class Flow:
 
     async def _place(self, accepted: Accepted, candidates: tuple[Candidate, ...], number: int) -> Grant:
         began = self.clock()
-        grant = self.placement.lease_for(accepted.request_id, candidates[0])
+        grant = self.placement.lease_for(accepted.request_id, candidates[0], accepted.resolved.prompt_tokens)
         if grant is None:
             parsed, resolved = accepted.parsed, accepted.resolved
             controls = parsed.controls
             timeout_s = self.settings.queue_timeout_s if controls.timeout_s is None else controls.timeout_s
+            shared = beginning(parsed.capability, parsed.body, self.directory.salt)
             request = Request(
                 request_id=accepted.request_id,
                 gateway_id=self.placement.gateway_id,
@@ -201,9 +203,11 @@ class Flow:
                 prompt_tokens=resolved.prompt_tokens,
                 output_tokens_max=parsed.max_output_tokens,
                 queue_timeout_s=max(0.0, timeout_s - accepted.queue_wait_s),
-                slo_ttft_s=None if controls.slo_ttft_ms is None else controls.slo_ttft_ms / 1000,
-                slo_total_s=None if controls.slo_total_ms is None else controls.slo_total_ms / 1000,
+                slo_ttft_s=controls.slo_ttft_s,
+                slo_total_s=controls.slo_total_s,
                 attempt=number,
+                prefix=shared.prefix,
+                prefix_tokens=shared.tokens,
             )
             try:
                 grant = await self.placement.ask(request)
@@ -220,6 +224,7 @@ class Flow:
         endpoint = accepted.catalogue.endpoint[grant.place.endpoint_id]
         began = self.clock()
         started_at = self.wall_clock()
+        accepted.ttft_s = None
         result: RelayResult | Fault | None = None
         try:
             target = self._target(accepted, endpoint, grant)
@@ -234,7 +239,9 @@ class Flow:
                 return result
             accepted.first_token_at = started_at + (answer.first_byte_at - began)
             accepted.overhead_s = (sent - accepted.began) - accepted.queue_wait_s
-            self.placement.first_token(grant, answer.first_byte_at - began)
+            if _shows_first_token(accepted.parsed, answer):
+                accepted.ttft_s = answer.first_byte_at - sent
+                self.placement.first_token(grant, accepted.ttft_s)
             result = await self._relay(accepted, admitted, answer, endpoint, grant, number, send)
             self.steps.add("relay", self.clock() - opened)
             return result
@@ -331,16 +338,16 @@ class Flow:
             accepted.usage = normalise(relayed.usage)
         usage = accepted.usage or {}
         reason = fault.message if fault is not None else relayed.error_message if relayed is not None else None
-        ttft_s = accepted.first_token_at - started_at if relayed is not None and accepted.first_token_at else None
         blamed = not ok and not left and (fault is None or fault.endpoint_fault)
         end = Ended(
             request_id=accepted.request_id,
             ok=ok,
-            ttft_s=ttft_s,
+            ttft_s=accepted.ttft_s if relayed is not None else None,
             total_s=total_s,
             prompt_tokens=usage.get("prompt", 0),
             completion_tokens=usage.get("completion", relayed.tokens if relayed is not None else 0),
             cancelled=left or (not ok and not blamed),  # a client's own mistake says nothing of the endpoint
+            cached_tokens=usage.get("cached_prompt", 0),
         )
         self.placement.ended(
             grant,
@@ -368,6 +375,11 @@ class Flow:
                 error_message=reason,
             )
         )
+
+
+def _shows_first_token(parsed: ParsedRequest, answer: WholeAnswer | StreamAnswer) -> bool:
+    """Whether its first byte came with its first token: that of a whole answer comes with the last."""
+    return isinstance(answer, StreamAnswer) or parsed.capability not in GENERATES
 
 
 def _outcome_of(error: LogosError) -> Outcome:

@@ -54,6 +54,14 @@ class Controls:
     slo_ttft_ms: int | None = None
     slo_total_ms: int | None = None
 
+    @property
+    def slo_ttft_s(self) -> float | None:
+        return None if self.slo_ttft_ms is None else self.slo_ttft_ms / 1000
+
+    @property
+    def slo_total_s(self) -> float | None:
+        return None if self.slo_total_ms is None else self.slo_total_ms / 1000
+
 
 _NOTHING_SAID = Controls()
 

@@ -40,6 +40,8 @@ from logos.scheduling.messages import GatewayReport, SchedulerReply
 log = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 0.25  # how long what happened under leases may wait for company
+LEASE_IDLE_S = 20.0  # after its last request a lease is kept for the next one for so long
+LEASE_ASKED_AGAIN_S = 1.0
 POLL_WAIT_S = 2.0
 RETRY_WAIT_S = 0.2
 
@@ -67,6 +69,8 @@ class _HeldLease:
 
     lease: SlotLease
     deadline: float
+    used_at: float
+    told_at: float
     returned: bool = False
     running: set[str] = field(default_factory=set)
     started: list[str] = field(default_factory=list)
@@ -74,6 +78,14 @@ class _HeldLease:
 
     def has_room(self, now: float) -> bool:
         return not self.returned and now < self.deadline and len(self.running) < self.lease.slots
+
+    def has_idled(self, now: float) -> bool:
+        return not self.running and now > min(self.deadline, self.used_at + LEASE_IDLE_S)
+
+    def wants_renewal(self, now: float) -> bool:
+        """A report renews, and a third of its time has gone without one."""
+        is_due = now > self.deadline - self.lease.ttl_s * 2 / 3
+        return not self.returned and is_due and now - self.told_at > LEASE_ASKED_AGAIN_S
 
 
 @dataclass(slots=True)
@@ -106,7 +118,7 @@ class Placement:
 
     # ------------------------------------------------------------------ for the request's way
 
-    def lease_for(self, request_id: str, candidate: Candidate) -> Grant | None:
+    def lease_for(self, request_id: str, candidate: Candidate, prompt_tokens: int = 0) -> Grant | None:
         """A place for the best candidate under a lease held here, the one with most room; None: ask."""
         held_here = self._leases_at.get(candidate.endpoint_id)
         if not held_here:
@@ -120,12 +132,20 @@ class Placement:
                 best, room_best = held, room
         if best is None:
             return None
+        best.used_at = now
         best.running.add(request_id)
         best.started.append(request_id)
         place = best.lease.place
         address = self._addresses.get(place.engine_id) if place.engine_id is not None else None
         tier = Tier.REMOTE if place.engine_id is None else Tier.WARM
-        return Grant(request_id, place, tier, lease_id=best.lease.lease_id, address=address)
+        return Grant(
+            request_id,
+            place,
+            tier,
+            lease_id=best.lease.lease_id,
+            address=address,
+            predicted_ttft_s=best.lease.predicted_ttft_s(prompt_tokens),
+        )
 
     async def ask(self, request: Request) -> Grant:
         """Waits for the scheduler's word. Raises NoCapacity or QueueTimeout; cancelling gives up the place in line."""
@@ -162,7 +182,14 @@ class Placement:
             self._tell(RequestCancelled(0.0, grant.request_id), urgent=True)
         elif end.ok:
             self._tell(
-                RequestFinished(0.0, grant.request_id, end.prompt_tokens, end.completion_tokens, end.total_s or 0.0),
+                RequestFinished(
+                    0.0,
+                    grant.request_id,
+                    end.prompt_tokens,
+                    end.completion_tokens,
+                    end.total_s or 0.0,
+                    end.cached_tokens,
+                ),
                 urgent=True,
             )
         else:
@@ -281,19 +308,21 @@ class Placement:
         self._urgent.set()
 
     def _take_outgoing(self) -> tuple[Event, ...]:
+        now = self._clock()
         for held in list(self._leases.values()):
-            if held.started or held.ended:
+            has_idled = not held.returned and held.has_idled(now)
+            if held.started or held.ended or (not has_idled and held.wants_renewal(now)):
                 self._tell_lease(held)
             if held.returned and not held.running:
                 self._forget(held)
-            elif not held.returned and not held.running and self._clock() > held.deadline:
+            elif has_idled:
                 self._give_back(held)
         events, self._outgoing = self._outgoing, []
         return tuple(events)
 
     def _tell_lease(self, held: _HeldLease) -> None:
         self._outgoing.append(LeaseReported(0.0, held.lease.lease_id, tuple(held.started), tuple(held.ended)))
-        held.started, held.ended = [], []
+        held.started, held.ended, held.told_at = [], [], self._clock()
 
     def _introduction(self) -> tuple[Event, ...]:
         """Everything held, as if for the first time."""
@@ -384,7 +413,7 @@ class Placement:
             if not held.returned:
                 held.lease, held.deadline = lease, deadline
             return
-        held = _HeldLease(lease, deadline)
+        held = _HeldLease(lease, deadline, used_at=sent_at, told_at=sent_at)
         self._leases[lease.lease_id] = held
         self._leases_at.setdefault(lease.place.endpoint_id, []).append(held)
 

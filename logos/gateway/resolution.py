@@ -7,6 +7,7 @@ depends only on catalogue, permissions, policy and model is remembered per versi
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from logos.classification.selection import Allowed, Demand, permitted_endpoints
 from logos.domain.catalogue import Catalogue
 from logos.domain.errors import BadRequest, LogosError, UnknownModel
 from logos.domain.nouns import Key, Policy, Priority
+from logos.gateway.offers import CurrentOffers, Offers
 from logos.gateway.parsing import ParsedRequest
 from logos.gateway.ports import ClassifierPort
 from logos.scheduling.events import Candidate
@@ -53,13 +55,15 @@ class Resolution:
         classifier: ClassifierPort | None,
         wait_s: float = CLASSIFIER_WAIT_S,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._classifier = classifier
         self._wait_s = wait_s
         self._clock = clock
         self._ask_again_at = float("-inf")
+        self._offers = CurrentOffers(wall_clock)
         self._remembered: dict[tuple[int, frozenset[int] | None, int, str], tuple[Candidate, ...]] = {}
-        self._remembered_version = -1
+        self._remembered_of = Offers(Catalogue(), dt.date.min)
 
     async def resolve(self, catalogue: Catalogue, key: Key, parsed: ParsedRequest, request_id: str = "") -> Resolved:
         """Raises the errors of `classification`: UnknownModel, UnknownPolicy, PrivacyForbids, ContextTooLong, ...
@@ -78,7 +82,7 @@ class Resolution:
         meaning = await self._meaning(prompt, allowed, request_id)
         similarity, learned = (None, None) if meaning is None else (meaning.similarity or None, meaning.quality)
         ranked = rank(allowed, prompt.system, similarity, learned)
-        found = _as_candidates(candidates(ranked, allowed))
+        found = _some(self._offers.of(catalogue).candidates(candidates(ranked, allowed)))
         told = statistics(
             allowed, ranked, meaning_available=similarity is not None, policy_name=policy.name, catalogue=catalogue
         )
@@ -90,9 +94,10 @@ class Resolution:
         model = catalogue.model_named.get(name)
         if model is None:
             raise UnknownModel
-        if catalogue.version != self._remembered_version or len(self._remembered) >= REMEMBERED_MAX:
+        offers = self._offers.of(catalogue)
+        if offers is not self._remembered_of or len(self._remembered) >= REMEMBERED_MAX:
             self._remembered.clear()
-            self._remembered_version = catalogue.version
+            self._remembered_of = offers
         wanted = tokens + (parsed.max_output_tokens or 0)
         fits = model.context_length_tokens is None or wanted <= model.context_length_tokens
         known = (model.id, key.model_ids, policy.id, parsed.capability)
@@ -100,7 +105,7 @@ class Resolution:
         if found is None:
             demand = Demand(model.id, parsed.capability, tokens, parsed.max_output_tokens)
             allowed = permitted_endpoints(catalogue, key, policy, demand)
-            found = _as_candidates(candidates(rank(allowed), allowed))
+            found = _some(offers.candidates(candidates(rank(allowed), allowed)))
             self._remembered[known] = found
         return found
 
@@ -125,7 +130,7 @@ class Resolution:
         return found
 
 
-def _as_candidates(pairs: tuple[tuple[int, float], ...]) -> tuple[Candidate, ...]:
-    if not pairs:
+def _some(found: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    if not found:
         raise BadRequest("No model can serve this request.", param="model")
-    return tuple(Candidate(endpoint_id, weight) for endpoint_id, weight in pairs)
+    return found

@@ -45,11 +45,19 @@ class Accepted:
     queue_wait_s: float = 0.0
     forwarded_at: float | None = None
     first_token_at: float | None = None
+    ttft_s: float | None = None  # since it was forwarded; None where the first byte says nothing of it
     overhead_s: float | None = None
     usage: Mapping[str, int] | None = None  # as the endpoint reported it, by token type
     attempts: list[Attempt] = field(default_factory=list)
     opened: bool = False
     closed: bool = False
+
+    @property
+    def slo_ttft_ms(self) -> int | None:
+        """The deadline for its first token that it is scheduled for: its own, or that of its mode."""
+        controls = self.parsed.controls
+        seconds = self.catalogue.slo.first_token_s(controls.mode, controls.slo_ttft_s, controls.slo_total_s)
+        return None if seconds is None else round(seconds * 1000)
 
     @property
     def keeps_payloads(self) -> bool:
@@ -139,7 +147,7 @@ class Settlement:
             client_request_id=accepted.client_request_id,
             client_ip=accepted.client_ip,
             prompt_tokens=resolved.prompt_tokens,
-            slo_ttft_ms=parsed.controls.slo_ttft_ms,
+            slo_ttft_ms=accepted.slo_ttft_ms,
             slo_total_ms=parsed.controls.slo_total_ms,
             classification_statistics=resolved.statistics,
             input_payload=parsed.raw.decode("utf-8", "replace") if full else None,
@@ -208,8 +216,17 @@ class Settlement:
         instruments.queue_waited(accepted.queue_wait_s)
         if closing.first_token_at is not None:
             instruments.first_token(name, closing.first_token_at - accepted.accepted_at)
+            self._compare(name, accepted)
         if accepted.overhead_s is not None:
             instruments.overhead(accepted.overhead_s)
+
+    def _compare(self, model: str, accepted: Accepted) -> None:
+        """What was predicted with what came, where the first place answered and showed its first token."""
+        grant = accepted.grant
+        if grant is None or grant.predicted_ttft_s is None or accepted.ttft_s is None or len(accepted.attempts) != 1:
+            return
+        assert accepted.first_token_at is not None
+        self._instruments.predicted(model, grant.predicted_ttft_s, accepted.first_token_at - accepted.accepted_at)
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -15,8 +15,6 @@ from logos.prediction.spans import Calibration, CalibrationSnapshot, Span
 
 FORGETTING = 0.993  # an observation counts half after 69 more
 PRIOR_WEIGHT = 2.0  # how many observations the prior of each coefficient is worth
-STEP_MAX = 4.0  # one observation counts as at most this many times the predicted, or its inverse, ...
-STEP_FREE = 20  # ... after so many observations; before, the prior may be wrong by any factor
 SPREAD_OF_PRIOR = 0.3
 SPREAD_MIN = 0.005
 RESIDUALS = 128
@@ -43,7 +41,6 @@ class FitSnapshot:
     mean: LineSnapshot
     spread: LineSnapshot
     regimes: tuple[CalibrationSnapshot, ...]
-    seen: int
 
 
 class Quantiles(NamedTuple):
@@ -85,7 +82,7 @@ class QuantileFit:
     Both lines are least squares of relative errors, older ones counting less.
     """
 
-    __slots__ = ("_mean", "_quantiles", "_regimes", "_ridge", "_rows", "_seen", "_spread")
+    __slots__ = ("_mean", "_quantiles", "_regimes", "_ridge", "_rows", "_spread")
 
     def __init__(self, prior: Features, typical: Features, regimes: int, snapshot: FitSnapshot | None = None) -> None:
         """`typical` is a usual value of each feature: it says how firmly each coefficient is held to its prior."""
@@ -98,7 +95,6 @@ class QuantileFit:
         self._spread = Line([SPREAD_OF_PRIOR * value for value in prior], known.spread if known else None)
         calibrations = known.regimes if known else (CalibrationSnapshot(),) * regimes
         self._regimes = [Calibration(each, RESIDUALS) for each in calibrations]
-        self._seen = known.seen if known else 0
         self._quantiles: list[Quantiles | None] = [None] * regimes  # worked out when asked for
 
     def quantiles(self, regime: int = 0) -> Quantiles:
@@ -114,11 +110,7 @@ class QuantileFit:
         deviation = max(sum(map(mul, self._spread.theta, x)), SPREAD_MIN * middle)
         covered = y <= sum(map(mul, self.quantiles(regime).p90, x)) + TINY
         self._regimes[regime].add((y - middle) / deviation, covered=covered)
-        if self._seen < STEP_FREE:
-            self._seen += 1
-        else:
-            y = min(max(y, middle / STEP_MAX), middle * STEP_MAX)
-        scale = 1.0 / max(middle, y) ** 2
+        scale = 1.0 / max(middle, y) ** 2  # no error counts as more than 1, so no outlier as more than a usual value
         weighted = [scale * value for value in x]
         self._rows = [
             [FORGETTING * old + left * right for old, right in zip(row, x, strict=True)]
@@ -131,7 +123,7 @@ class QuantileFit:
     def snapshot(self) -> FitSnapshot:
         gram = tuple(value for row in self._rows for value in row)
         regimes = tuple(each.snapshot() for each in self._regimes)
-        return FitSnapshot(gram, self._mean.snapshot(), self._spread.snapshot(), regimes, self._seen)
+        return FitSnapshot(gram, self._mean.snapshot(), self._spread.snapshot(), regimes)
 
     def _settle(self, regime: int) -> Quantiles:
         low, high = self._regimes[regime].span(RESIDUAL_PRIOR, RESIDUAL_PRIOR_WEIGHT)

@@ -8,6 +8,7 @@ is no model of an engine: nothing may be shared with `logos.simulation`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from operator import mul
 from typing import Any, NamedTuple
@@ -28,6 +29,10 @@ COUNT_MAX = 1e9  # beyond it, a number of tokens or requests is nonsense
 STEP, BATCH, WORK = 0, 2, 3
 SLOWDOWN_STEP = 0.01  # towards the median: what one observation moves it
 SLOWDOWN_MAX = 4.0
+TREND_SMOOTHING = 0.1
+DRIFT_STEP = 0.03  # what one observation moves the logarithm at most
+DRIFT_KEPT = 0.99  # the line learns the rest
+DRIFT_MAX = 2.0
 # The regimes: a place in the batch is free; it is, behind prompts in flight; it must become so first.
 FREE, BEHIND, QUEUED = 0, 1, 2
 
@@ -84,12 +89,14 @@ class PaceSnapshot:
     stay_s: float
     stays: int
     slowdown: float
+    drift: float
+    trend: float
 
 
 class Pace:
     """What one endpoint has shown of its pace."""
 
-    __slots__ = ("_first", "_next", "_slowdown", "_stay_s", "_stays", "size")
+    __slots__ = ("_drift", "_factor", "_first", "_next", "_slowdown", "_stay_s", "_stays", "_trend", "size")
 
     def __init__(self, size: Size, snapshot: PaceSnapshot | None = None) -> None:
         self.size = size
@@ -104,6 +111,10 @@ class Pace:
         self._stay_s = known.stay_s if known else follows[0] * priors.ANSWER_TOKENS_MAX / 2
         self._stays = known.stays if known else 0
         self._slowdown = known.slowdown if known else priors.SLOWDOWN
+        # How much slower everything is than the line says, as a logarithm, and whether it has been, lately (-1 to 1).
+        self._drift = known.drift if known else 0.0
+        self._trend = known.trend if known else 0.0
+        self._factor = math.exp(self._drift)
 
     def forecast(self, situation: Situation) -> Forecast:
         """Nonsense in the situation never raises: what cannot be believed counts as nothing, or as very much."""
@@ -120,7 +131,7 @@ class Pace:
 
     @property
     def prompt_token_s(self) -> float:
-        return self._first.quantiles(FREE).p50[WORK]
+        return self._factor * self._first.quantiles(FREE).p50[WORK]
 
     def tpot(self, running: int, neighbours: int = 0) -> Span:
         """Seconds from token to token of one of `running` in the batch, beside busy engines or not."""
@@ -134,11 +145,16 @@ class Pace:
             return
         x, regime = self._features(situation)
         low = self._first.quantiles(regime).p50
-        y = ttft_s + _done_s(situation, x, low)
+        y = (ttft_s + self._done_s(situation, x, low)) / self._factor
+        side = 1.0 if y > sum(map(mul, low, x)) else -1.0
         if situation.neighbours:
-            moved = self._slowdown + (SLOWDOWN_STEP if y > sum(map(mul, low, x)) else -SLOWDOWN_STEP)
-            self._slowdown = min(max(moved, 1.0), SLOWDOWN_MAX)
+            self._slowdown = min(max(self._slowdown + side * SLOWDOWN_STEP, 1.0), SLOWDOWN_MAX)
         self._first.learn(x, y, regime)
+        self._trend += TREND_SMOOTHING * (side - self._trend)
+        # Cubed, what is as often early as late moves nothing.
+        drift = DRIFT_KEPT * self._drift + DRIFT_STEP * self._trend**3
+        self._drift = min(max(drift, -DRIFT_MAX), DRIFT_MAX)
+        self._factor = math.exp(self._drift)
 
     def learn_rest(self, tokens: int, first_s: float, total_s: float, company: Company) -> None:
         """A whole answer: `first_s` to its first token, `total_s` in all, both since its dispatch."""
@@ -162,6 +178,8 @@ class Pace:
             self._stay_s,
             self._stays,
             self._slowdown,
+            self._drift,
+            self._trend,
         )
 
     # Inside.
@@ -193,18 +211,17 @@ class Pace:
 
     def _first_token(self, situation: Situation, x: Features, regime: int) -> tuple[float, float]:
         low, high = self._first.quantiles(regime)
-        p50, p90 = sum(map(mul, low, x)), sum(map(mul, high, x))
+        p50, p90 = self._factor * sum(map(mul, low, x)), self._factor * sum(map(mul, high, x))
         if situation.prefill_elapsed_s:
-            p50 -= _done_s(situation, x, low)
-            p90 -= _done_s(situation, x, high)
+            p50 -= self._done_s(situation, x, low)
+            p90 -= self._done_s(situation, x, high)
         if situation.delay is AT_ONCE:
             return p50, p90
         return situation.delay.then(Span(p50, p90))
 
-
-def _done_s(situation: Situation, x: Features, theta: Features) -> float:
-    """Of the prompts in flight, what has been computed already, in seconds."""
-    return min(situation.prefill_elapsed_s, x[STEP] * theta[WORK] * situation.prefill_tokens)
+    def _done_s(self, situation: Situation, x: Features, theta: Features) -> float:
+        """Of the prompts in flight, what has been computed already, in seconds."""
+        return min(situation.prefill_elapsed_s, self._factor * x[STEP] * theta[WORK] * situation.prefill_tokens)
 
 
 def _is_believable(situation: Situation) -> bool:

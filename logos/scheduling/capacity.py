@@ -13,7 +13,8 @@ from typing import NamedTuple
 from logos.domain.lifecycle import EngineState
 from logos.prediction.service import Transition
 from logos.scheduling.nodes import Engine, Fit, NodeState, does_not_fit_message, need_message
-from logos.scheduling.state import EndpointState, State
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import State
 from logos.scheduling.swapping import Claims, SwapRules
 from logos.scheduling.timers import Timer
 from logos.scheduling.transitions import Transitions, spec_of
@@ -100,7 +101,10 @@ class Capacity:
             return outlook.refusal
 
     def attend(self, endpoint: EndpointState) -> None:
-        """What its engines do about it: claims go on, what has drained leaves, of a removed endpoint everything."""
+        """What its engines do about it: claims go on, what has drained leaves, of a removed endpoint everything.
+        Nothing while gateways may still say what runs there."""
+        if self._state.is_reconvening:
+            return
         if endpoint.is_removed and self._state.has_catalogue:
             self._dismiss(endpoint)
             return

@@ -1,7 +1,7 @@
-"""The queue of one endpoint under the policy `slo`: earliest deadline first, within fair shares, never overtaking too often.
+"""The queue of one endpoint under the policy `slo`: earliest deadline first, within fair shares, overtaking bounded.
 
-Fair shares are start-time fair queueing over keys (see `queue`), with the cost of a request multiplied by the number of its
-team's keys that wait, so that teams have equal shares and the keys of a team divide theirs. Instead of the smallest
+Fair shares are start-time fair queueing over keys (see `queue`), with the cost of a request multiplied by the number of
+its team's keys that wait, so that teams have equal shares and the keys of a team divide theirs. Instead of the smallest
 start tag the earliest deadline goes, but only of those that are at most `AHEAD_TOKENS` ahead of the request that is
 furthest behind: who sends little is never held up by it, who sends much can hurry only within that. The bound on
 overtaking is the base class's, and holds whatever the order is.

@@ -11,7 +11,8 @@ from logos.prediction.spans import AT_ONCE, Span
 from logos.scheduling.capacity import Outlook
 from logos.scheduling.drains import Drains
 from logos.scheduling.nodes import Engine
-from logos.scheduling.state import EndpointState, State
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import State
 from logos.scheduling.swapping import Claim, Claims
 
 ON_THE_WAY = {EngineState.LOADING: Transition.LOAD, EngineState.WAKING: Transition.WAKE}

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from logos.domain.lifecycle import RequestState
 from logos.domain.nouns import Tier
+from logos.scheduling.affinity import pace_allowed_s, remember, uncached_tokens
 from logos.scheduling.commands import Dispatch
+from logos.scheduling.places import EndpointState, PlaceState
 from logos.scheduling.situations import situation
-from logos.scheduling.state import EndpointState, PlaceState, State, Ticket
+from logos.scheduling.state import State
+from logos.scheduling.tickets import Ticket
 
 
 def dispatch(state: State, ticket: Ticket, endpoint: EndpointState, place: PlaceState) -> None:
     """The request leaves the queue of its endpoint and runs at the place, which must have room."""
     request = ticket.request
     assert request is not None
-    ticket.met = situation(state, endpoint, place, request.prompt_tokens, ticket.uncached_tokens)
+    uncached = uncached_tokens(place, request)
+    ticket.met = situation(state, endpoint, place, request.prompt_tokens, uncached)
+    remember(place.prefixes, request)
     endpoint.serve(ticket)
     del state.waiting[ticket.request_id]
     state.timers.cancel(ticket.deadline)
@@ -25,7 +30,10 @@ def dispatch(state: State, ticket: Ticket, endpoint: EndpointState, place: Place
     ticket.state = RequestState.DISPATCHED
     ticket.dispatched_at = state.now
     state.run(ticket, place)
-    place.backlog.dispatched(ticket.request_id, ticket.uncached_tokens, state.now)
+    place.backlog.dispatched(ticket.request_id, uncached, state.now)
+    allowed_s = pace_allowed_s(ticket)
+    if allowed_s is not None:
+        place.paces[ticket.request_id] = allowed_s
     endpoint.circuit.dispatched(ticket.request_id)
     state.commands.append(
         Dispatch(

@@ -8,10 +8,13 @@ from __future__ import annotations
 from logos.domain.nouns import Place
 from logos.prediction.spans import Span
 from logos.scheduling.nodes import Engine
+from logos.scheduling.places import PlaceState
 from logos.scheduling.situations import neighbours_running
-from logos.scheduling.state import PlaceState, State, Ticket
+from logos.scheduling.state import State
+from logos.scheduling.tickets import Ticket
 
 RUNNING_UPPER = 0.75  # from the median (0) to the 0.9 quantile (1) of what a running request still needs
+JUDGED_FOR_S = 0.3  # how long what was worked out for a running request stands
 WAITING_UPPER = 0.5  # and of what a waiting one will
 
 
@@ -29,8 +32,8 @@ class Drains:
         now, token_s = self._state.now, self.token_s(engine)
         latest = now
         for ticket in place.running.values():
-            if ticket.ends_at <= now or self._state.settings.x_cache == 0:
-                ticket.ends_at = now + self._remaining_s(ticket, token_s)
+            if now >= ticket.judged_at + JUDGED_FOR_S:
+                ticket.judged_at, ticket.ends_at = now, now + self._remaining_s(ticket, token_s)
             latest = max(latest, ticket.ends_at)
         return latest - now
 
@@ -40,7 +43,7 @@ class Drains:
         assert request is not None
         prompt_s = ticket.uncached_tokens * self._state.predictor.prompt_token_s(engine.endpoint_id)
         tokens = self._tokens(ticket, engine.endpoint_id, 0)
-        return prompt_s + between(tokens, self._state.settings.x_wu) * token_s
+        return prompt_s + between(tokens, WAITING_UPPER) * token_s
 
     def token_s(self, engine: Engine, more: int = 0) -> float:
         """Seconds from token to token on it, with so many more in its batch."""
@@ -56,7 +59,7 @@ class Drains:
         if ticket.first_token_at is not None and token_s > 0.0:
             produced = int((self._state.now - ticket.first_token_at) / token_s)
         tokens = self._tokens(ticket, ticket.endpoint_id, produced)
-        return max(between(tokens, self._state.settings.x_ru) - produced, 1.0) * token_s
+        return max(between(tokens, RUNNING_UPPER) - produced, 1.0) * token_s
 
     def _tokens(self, ticket: Ticket, endpoint_id: int, produced: int) -> Span:
         request = ticket.request

@@ -10,7 +10,8 @@ from logos.domain.catalogue import Catalogue
 from logos.domain.nouns import Endpoint, Place
 from logos.scheduling.capacity import Capacity
 from logos.scheduling.leases import Leases
-from logos.scheduling.state import EndpointState, State
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import State
 
 
 class Endpoints:
@@ -55,6 +56,10 @@ class Endpoints:
         state = self._state
         if not known.is_removed and known.is_pooled != (endpoint.engine is not None):
             self._remove(known)  # what was a remote place is none of a pool's, and the other way round
+        if known.endpoint.engine is None and endpoint.engine is not None:
+            for engine in known.engines.values():  # taken over before anybody had said what such engines keep
+                engine.residue_per_gpu_mib = endpoint.engine.residue_per_gpu_mib
+                engine.host_mib = endpoint.engine.host_mib
         model = state.catalogue.model.get(endpoint.model_id)
         known.endpoint = endpoint
         known.model_name = model.name if model is not None else str(endpoint.model_id)

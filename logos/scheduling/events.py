@@ -66,6 +66,7 @@ class Ended:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cancelled: bool = False
+    cached_tokens: int = 0  # of the prompt, as far as the upstream tells
 
 
 @dataclass(frozen=True, slots=True)

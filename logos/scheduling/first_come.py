@@ -6,7 +6,8 @@ Whoever is in its way drains and leaves, idle ones first, then those that have b
 from __future__ import annotations
 
 from logos.scheduling.nodes import Engine
-from logos.scheduling.state import EndpointState, State
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import State
 from logos.scheduling.swapping import Claims
 from logos.scheduling.transitions import Transitions
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from logos.domain.lifecycle import EngineState
 from logos.scheduling.nodes import Engine
-from logos.scheduling.state import EndpointState, State
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import State
 from logos.scheduling.transitions import Transitions
 
 

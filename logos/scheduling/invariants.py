@@ -6,7 +6,8 @@ Nothing here changes anything, and nothing in production calls it: it looks at e
 from __future__ import annotations
 
 from logos.domain.lifecycle import EngineState, RequestState
-from logos.scheduling.state import EndpointState, PlaceState, State
+from logos.scheduling.places import EndpointState, PlaceState
+from logos.scheduling.state import State
 
 
 def check(state: State) -> None:
@@ -50,6 +51,7 @@ def _check_queue(state: State, endpoint: EndpointState) -> None:
     head = endpoint.queue.peek()
     assert head is not None
     held_back = not endpoint.is_pooled and endpoint.rate.admits_from(state.now, head.tokens) > state.now
+    held_back = held_back or any(place.paces for place in endpoint.places.values())  # promises to who runs there
     assert held_back or endpoint.roomiest() is None, f"a request waits at {endpoint.endpoint.id}, which has room"
 
 

@@ -14,7 +14,10 @@ from logos.domain.leases import SlotLease
 from logos.domain.lifecycle import RequestState
 from logos.scheduling.commands import GrantLease, RevokeLease
 from logos.scheduling.events import Ended, LeaseReported, LeaseReturned
-from logos.scheduling.state import EndpointState, Lease, LeaseState, PlaceState, State, Ticket
+from logos.scheduling.places import EndpointState, Lease, LeaseState, PlaceState
+from logos.scheduling.situations import situation
+from logos.scheduling.state import State
+from logos.scheduling.tickets import Ticket
 
 
 class Leases:
@@ -80,7 +83,6 @@ class Leases:
         for request_id in event.started:
             if request_id not in over:
                 self._start(lease, request_id)
-        lease.was_used = lease.was_used or bool(event.started)
         self._state.asked(self._state.endpoint(lease.place.endpoint_id), len(event.started))
         for ended in event.ended:
             self._end(ended, event.lease_id, lease)
@@ -121,10 +123,17 @@ class Leases:
         """Grants or renews: the deadline counts from now."""
         ttl_s = self._state.settings.lease_ttl_s
         lease.granted_at = self._state.now
-        lease.was_used = False
         self._arm(lease, ttl_s)
-        granted = SlotLease(lease.lease_id, lease.gateway_id, lease.place, lease.slots, ttl_s)
+        ttft_s, prompt_token_s = self._forecast(lease)
+        granted = SlotLease(lease.lease_id, lease.gateway_id, lease.place, lease.slots, ttl_s, ttft_s, prompt_token_s)
         self._state.commands.append(GrantLease(granted))
+
+    def _forecast(self, lease: Lease) -> tuple[float, float]:
+        """Seconds to the first token of an empty prompt there now, and what each prompt token adds."""
+        state, endpoint_id = self._state, lease.place.endpoint_id
+        met = situation(state, state.endpoints[endpoint_id], state.place(lease.place), 0, 0)
+        [forecast] = state.predictor.score([(endpoint_id, met)])
+        return forecast.ttft_p50_s, state.predictor.prompt_token_s(endpoint_id)
 
     def _arm(self, lease: Lease, ttl_s: float) -> None:
         self._state.timers.cancel(lease.timer)
@@ -132,11 +141,11 @@ class Leases:
         lease.timer = self._state.timers.add(free_at, partial(self._spend, lease))
 
     def _renew(self, lease: Lease, wanted: int) -> None:
-        """A lease in use goes on, and grows if it was full; an idle one is left to run out."""
+        """A lease that is reported of goes on, and grows if it was full. Its holder hands it back when it has idled."""
         place = self._state.place(lease.place)
         endpoint = self._state.endpoints[lease.place.endpoint_id]
         is_due = self._state.now - lease.granted_at >= self._state.settings.lease_ttl_s / 3
-        if lease.state is not LeaseState.LIVE or not lease.was_used or not is_due:
+        if lease.state is not LeaseState.LIVE or not is_due:
             return
         if not place.is_open or not self._may_lease(endpoint):
             return

@@ -32,8 +32,10 @@ from logos.scheduling.dispatching import dispatch
 from logos.scheduling.drains import Drains
 from logos.scheduling.idling import Idling
 from logos.scheduling.nodes import Engine
-from logos.scheduling.state import EndpointState, State, Ticket
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import State
 from logos.scheduling.swapping import IN_TRANSIT, Claim, Claims
+from logos.scheduling.tickets import Ticket
 from logos.scheduling.transitions import Transitions
 
 LOOK_AT_MAX = 64  # waiting requests of a victim that are weighed at once
@@ -146,27 +148,14 @@ class MarginalSwaps:
         """Dispatches the victims' waiting requests that are worth it; whether there were any."""
         candidates = self._candidates(stakes)
         best, chosen = 0.0, 0
-        st = self._state.settings
-        kept = stakes.pressure + st.x_grow * sum(each.demand.per_s(self._state.now) for each in stakes.group) * (
-            stakes.drain_s + stakes.away_s
-        )
-        for number, (stay_s, _, _, engine) in enumerate(candidates, start=1):
-            g = 0.0
-            if st.x_slow:
-                g = st.x_slow * (self._drains.token_s(engine, 1) / self._drains.token_s(engine) - 1.0)
-            stay_s *= 1.0 + g * (number - 1)
-            longer_s = max(0.0, stay_s - stakes.drain_s, g * number * stakes.drain_s)
-            if longer_s > 0.0 and stakes.oldest_s + max(
-                stay_s, stakes.drain_s + longer_s
-            ) + stakes.away_s > self._wait_bound_s(stakes):
+        for number, (stay_s, _, _, _) in enumerate(candidates, start=1):
+            longer_s = max(0.0, stay_s - stakes.drain_s)
+            if longer_s > 0.0 and stakes.oldest_s + stay_s + stakes.away_s > self._wait_bound_s(stakes):
                 break
-            value = st.x_lf * number * stakes.lost_s - kept * longer_s
+            value = number * stakes.lost_s - stakes.pressure * longer_s
             if value > best + 1e-9:
                 best, chosen = value, number
-        admitted = 0
-        for _, _, ticket, engine in candidates[:chosen]:
-            admitted += self._send(ticket, engine)
-        return admitted > 0
+        return sum(self._send(ticket, engine) for _, _, ticket, engine in candidates[:chosen]) > 0
 
     def _candidates(self, stakes: Stakes) -> list[tuple[float, float, Ticket, Engine]]:
         found: list[tuple[float, float, Ticket, Engine]] = []

@@ -66,6 +66,11 @@ class Engine:
         return self.state in LIVE
 
     @property
+    def is_on_its_way(self) -> bool:
+        """It is being loaded or woken."""
+        return self.state in LIVE and self.state is not EngineState.AWAKE
+
+    @property
     def is_leaving(self) -> bool:
         """Its memory will be free, but is not yet."""
         return self.state in LEAVING

@@ -9,14 +9,18 @@ from __future__ import annotations
 from functools import partial
 
 from logos.domain.lifecycle import RequestState
+from logos.scheduling.affinity import place_for
 from logos.scheduling.capacity import Capacity, Refusal
 from logos.scheduling.commands import Reject
 from logos.scheduling.dispatching import dispatch
 from logos.scheduling.events import Request
 from logos.scheduling.leases import Leases
 from logos.scheduling.nodes import count
+from logos.scheduling.places import EndpointState
 from logos.scheduling.policies import Choice, Policy, Stake, View
-from logos.scheduling.state import EndpointState, State, Ticket
+from logos.scheduling.scaling import Scaling
+from logos.scheduling.state import State
+from logos.scheduling.tickets import Ticket
 from logos.scheduling.views import Views, tier_of
 
 RETRY_AFTER_MIN_S = 1.0
@@ -26,11 +30,14 @@ RETRY_AFTER_MAX_S = 600.0
 class Placement:
     """Takes requests in and gives them places."""
 
-    def __init__(self, state: State, policy: Policy, views: Views, capacity: Capacity, leases: Leases) -> None:
+    def __init__(
+        self, state: State, policy: Policy, views: Views, capacity: Capacity, scaling: Scaling, leases: Leases
+    ) -> None:
         self._state = state
         self._policy = policy
         self._views = views
         self._capacity = capacity
+        self._scaling = scaling
         self._leases = leases
 
     def arrive(self, request: Request) -> None:
@@ -43,12 +50,17 @@ class Placement:
                 return
             state.end(known)
         ticket = Ticket(request.request_id, request.gateway_id, 0, state.now, request)
-        ticket.slo_ttft_s = self._promise_s(request)
+        slo = state.catalogue.slo
+        ticket.slo_ttft_s = slo.first_token_s(request.mode, request.slo_ttft_s, request.slo_total_s)
         choice = self._choose(ticket)
         if isinstance(choice, Refusal):
             self._refuse(request, choice, 0.0)
             return
         endpoint = state.endpoint(choice.endpoint_id)
+        hopeless = self._hopeless(request, choice, endpoint)
+        if hopeless is not None:
+            self._refuse(request, hopeless, 0.0)
+            return
         state.asked(endpoint)
         state.admit(ticket)
         self._enqueue(ticket, choice)
@@ -76,6 +88,8 @@ class Placement:
             self._leases.recall(endpoint.places.values())
         if self._capacity.provide(endpoint) is not None:
             self._choose_again(endpoint)
+        if endpoint.is_pooled:
+            self._scaling.attend(endpoint)
 
     # Inside: choosing.
 
@@ -123,14 +137,17 @@ class Placement:
             # They wait for a catalogue that names it, and not for long.
             self._recheck(endpoint, state.now + state.settings.catalogue_grace_s)
 
-    def _promise_s(self, request: Request) -> float | None:
-        """The deadline for its first token, in seconds from its arrival: its own, or that of its mode."""
-        if request.slo_ttft_s is not None:
-            return request.slo_ttft_s
-        if request.slo_total_s is not None:
-            return request.slo_total_s
-        promise = self._state.catalogue.slo.of(request.mode)
-        return promise.ttft_s if promise.ttft_s is not None else promise.total_s
+    def _hopeless(self, request: Request, choice: Choice, endpoint: EndpointState) -> Refusal | None:
+        """Said at once rather than after the wait: even its best place will not begin before its time-out. Believed
+        only where others wait already, so that a predictor gone wrong turns nobody away from a free slot."""
+        expected_s = choice.predicted_ttft_s
+        if not self._views.predicts or expected_s is None or not endpoint.queue:
+            return None
+        if expected_s <= request.queue_timeout_s or len(endpoint.queue) < self._state.parallel(endpoint):
+            return None
+        message = f"it would wait about {expected_s:.0f} s and may wait {request.queue_timeout_s:.0f} s"
+        retry_after_s = min(max(expected_s - request.queue_timeout_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
+        return Refusal("no_capacity", message, retry_after_s)
 
     # Inside: waiting.
 
@@ -197,8 +214,9 @@ class Placement:
         """Dispatches in the queue's order while a place has room and the endpoint's rate admits it."""
         state = self._state
         while (ticket := endpoint.queue.peek()) is not None:
-            place = endpoint.roomiest()
+            place = place_for(state, endpoint, ticket)
             if place is None:
+                self._recheck_when_late(endpoint, ticket)
                 return
             if not endpoint.is_pooled:
                 admitted_from = endpoint.rate.admits_from(state.now, ticket.tokens)
@@ -207,6 +225,13 @@ class Placement:
                     return
                 endpoint.rate.admit(state.now, ticket.tokens)
             dispatch(state, ticket, endpoint, place)
+
+    def _recheck_when_late(self, endpoint: EndpointState, ticket: Ticket) -> None:
+        """Promises to others keep it out only until it is late itself."""
+        if ticket.slo_ttft_s is not None and any(place.paces for place in endpoint.places.values()):
+            due = ticket.arrived_at + ticket.slo_ttft_s
+            if due > self._state.now:
+                self._recheck(endpoint, due)
 
     def _recheck(self, endpoint: EndpointState, at: float) -> None:
         """The endpoint is looked at again at that time, if not before."""

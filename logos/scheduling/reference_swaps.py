@@ -10,7 +10,8 @@ from __future__ import annotations
 from logos.scheduling.demand import CYCLE_S
 from logos.scheduling.idling import Idling
 from logos.scheduling.nodes import Engine
-from logos.scheduling.state import EndpointState, State
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import State
 from logos.scheduling.swapping import Claim, Claims
 from logos.scheduling.timers import Timer
 from logos.scheduling.transitions import Transitions
@@ -34,7 +35,9 @@ class ReferenceSwaps:
         self._cycle: Timer | None = None
 
     def wanted(self, endpoint: EndpointState) -> None:
-        self._try(endpoint, at_cycle=False)
+        """It tries if a request has just come; whoever is only looked at again waits for the next cycle."""
+        if endpoint.score.arrivals and endpoint.score.arrivals[-1] == self._state.now:
+            self._try(endpoint, at_cycle=False)
         self._keep_cycling()
 
     def attend(self, endpoint: EndpointState) -> None:

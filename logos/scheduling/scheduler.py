@@ -31,11 +31,13 @@ from logos.scheduling.placement import Placement
 from logos.scheduling.policies import POLICIES, PREDICTING
 from logos.scheduling.queue import FairQueue
 from logos.scheduling.reference_swaps import ReferenceSwaps
+from logos.scheduling.scaling import Scaling
 from logos.scheduling.settings import SchedulerSettings
 from logos.scheduling.situations import answered, first_token
-from logos.scheduling.state import State, Ticket
+from logos.scheduling.state import State
 from logos.scheduling.summary import summarize
 from logos.scheduling.swapping import Claims, SwapRules
+from logos.scheduling.tickets import Ticket
 from logos.scheduling.transitions import Transitions
 from logos.scheduling.views import Views
 
@@ -79,7 +81,8 @@ class Scheduler:
         self._engines = Engines(state, transitions, self._capacity)
         self._endpoints = Endpoints(state, self._capacity, self._leases)
         views = Views(state, self._capacity, Delays(state, claims), predicts=settings.policy in PREDICTING)
-        self._placement = Placement(state, policy, views, self._capacity, self._leases)
+        scaling = Scaling(state, transitions)
+        self._placement = Placement(state, policy, views, self._capacity, scaling, self._leases)
         self._endpoints.apply(catalogue)
         self._reactions = self._table()
 
@@ -150,9 +153,8 @@ class Scheduler:
 
     def _reconvened(self) -> None:
         """Whoever was going to has introduced itself: placing begins."""
-        for endpoint in self._state.endpoints.values():
-            if endpoint.queue:
-                self._state.touch(endpoint.endpoint.id)
+        for endpoint_id in self._state.endpoints:
+            self._state.touch(endpoint_id)
         self._capacity.reconsider()
 
     # Requests.

@@ -49,6 +49,11 @@ class SchedulerSettings:
     load_cooldown_s: float = 60.0  # after the last try
     sleep_timeout_s: float = 120.0
 
+    # Asking for nodes and giving them back; 0: never.
+    request_nodes_after_s: float = 15.0
+    request_nodes_interval_s: float = 60.0
+    release_node_after_s: float = 0.0
+
     # What the policy `slo` weighs, in seconds of lateness of one request.
     cost_late: float = 1.0
     cost_wait: float = 0.1
@@ -57,12 +62,6 @@ class SchedulerSettings:
     cost_displaced: float = 0.2
 
     # Swapping (policy `slo`; `marginal_swaps` says what they mean).
-    x_grow: float = 0.0
-    x_slow: float = 0.0
-    x_lf: float = 1.0
-    x_cache: float = 1e9
-    x_wu: float = 0.5
-    x_ru: float = 0.75
     swap_threshold: float = 0.7  # of the number waiting at which a two-sided cycle is best
     swap_linger_max_s: float = 20.0
     swap_wait_max_s: float = 55.0

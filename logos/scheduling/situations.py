@@ -8,7 +8,9 @@ from __future__ import annotations
 from logos.domain.nouns import Place
 from logos.prediction.pace import Company, Situation
 from logos.prediction.spans import AT_ONCE, Span
-from logos.scheduling.state import EndpointState, PlaceState, State, Ticket
+from logos.scheduling.places import EndpointState, PlaceState
+from logos.scheduling.state import State
+from logos.scheduling.tickets import Ticket
 
 
 def situation(

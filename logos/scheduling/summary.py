@@ -9,7 +9,9 @@ from typing import Any
 
 from logos.domain.lifecycle import EngineState
 from logos.scheduling.nodes import Engine, NodeState
-from logos.scheduling.state import EndpointState, GatewayState, State
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import GatewayState, State
+from logos.scheduling.swapping import Claim
 
 
 def summarize(state: State) -> dict[str, Any]:
@@ -23,6 +25,7 @@ def summarize(state: State) -> dict[str, Any]:
         "leases": len(state.leases),
         "endpoints": [_endpoint(state, each) for _, each in sorted(state.endpoints.items())],
         "engines": [_engine(state, each) for _, each in sorted(state.engines.items())],
+        "claims": [_claim(state, each) for _, each in sorted(state.claims.items())],
         "nodes": [_node(each) for _, each in sorted(state.nodes.items())],
         "gateways": [_gateway(each) for _, each in sorted(state.gateways.items())],
     }
@@ -69,6 +72,25 @@ def _engine(state: State, engine: Engine) -> dict[str, Any]:
         "running_inside": engine.running_inside,
         "waiting_inside": engine.waiting_inside,
         "kv_usage": engine.kv_usage,
+        "has_slept": engine.has_slept,
+        "claimed_by": _claimant(state, engine),
+    }
+
+
+def _claimant(state: State, engine: Engine) -> str | None:
+    """The model that it makes room for."""
+    return None if engine.claimed_by is None else state.endpoints[engine.claimed_by].model_name
+
+
+def _claim(state: State, claim: Claim) -> dict[str, Any]:
+    """Who waits for whose memory. Until it is settled nobody has been told to go for good."""
+    return {
+        "model": claim.endpoint.model_name,
+        "node_id": claim.node.node.id,
+        "wakes": claim.sleeper.engine_id if claim.sleeper is not None else None,
+        "victims": [victim.engine_id for victim in claim.victims],
+        "settled": claim.is_settled,
+        "for_s": state.now - claim.since,
     }
 
 
@@ -78,6 +100,9 @@ def _node(node: NodeState) -> dict[str, Any]:
         "node_id": node.node.id,
         "provider_id": node.node.provider_id,
         "engines": sum(engine.state is not EngineState.COLD for engine in node.engines.values()),
+        "sleeps": node.node.sleeps,
+        "host_memory_mib": node.node.host_memory_mib or None,  # None: not limited
+        "host_taken_mib": sum(engine.host_mib for engine in node.engines.values() if engine.has_slept),
         "gpus": [
             {"index": gpu.index, "memory_mib": gpu.memory_mib, "free_mib": free[gpu.index]} for gpu in node.node.gpus
         ],

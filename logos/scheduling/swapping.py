@@ -12,7 +12,8 @@ from typing import Protocol
 
 from logos.domain.lifecycle import EngineState
 from logos.scheduling.nodes import Engine, Fit, NodeState, Reservation
-from logos.scheduling.state import EndpointState, State
+from logos.scheduling.places import EndpointState
+from logos.scheduling.state import State
 from logos.scheduling.timers import Timer
 from logos.scheduling.transitions import Transitions, spec_of
 

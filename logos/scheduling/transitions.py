@@ -11,7 +11,8 @@ from logos.domain.nouns import EngineSpec, Place
 from logos.scheduling.commands import LoadEngine, SleepEngine, StopEngine, WakeEngine
 from logos.scheduling.leases import Leases
 from logos.scheduling.nodes import Engine, Fit
-from logos.scheduling.state import EndpointState, PlaceState, State
+from logos.scheduling.places import EndpointState, PlaceState
+from logos.scheduling.state import State
 
 
 class Transitions:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place, Tier
 from logos.prediction.spans import AT_ONCE, Span
+from logos.scheduling.affinity import uncached_tokens
 from logos.scheduling.capacity import Capacity, Outlook, Refusal
 from logos.scheduling.delays import Delays
 from logos.scheduling.events import Candidate, Request
+from logos.scheduling.places import EndpointState, PlaceState
 from logos.scheduling.policies import View
 from logos.scheduling.situations import situation
-from logos.scheduling.state import EndpointState, PlaceState, State
+from logos.scheduling.state import State
 
 MILLION = 1_000_000
 
@@ -25,7 +27,7 @@ class Views:
         self._state = state
         self._capacity = capacity
         self._delays = delays
-        self._predicts = predicts
+        self.predicts = predicts
 
     def of(self, endpoint: EndpointState, candidate: Candidate, request: Request) -> View | Refusal:
         """What this request would meet there, or why nothing would come of it."""
@@ -39,7 +41,7 @@ class Views:
             if outlook.refusal is not None:
                 return outlook.refusal
             view = self._without_engine(endpoint, candidate.weight, outlook)
-        return self._predicted(view, endpoint, candidate, request, outlook) if self._predicts else view
+        return self._predicted(view, endpoint, candidate, request, outlook) if self.predicts else view
 
     # Inside.
 
@@ -79,13 +81,13 @@ class Views:
         request: Request,
         outlook: Outlook | None,
     ) -> View:
-        place = endpoint.roomiest() or next(iter(endpoint.places.values()), None) or _nowhere(endpoint)
+        place = _likely_place(endpoint, request)
         met = situation(
             self._state,
             endpoint,
             place,
             request.prompt_tokens,
-            request.prompt_tokens,
+            uncached_tokens(place, request),
             waiting=-(-view.waiting // max(sum(each.is_open for each in endpoint.places.values()), 1)),
             delay=self._delay(endpoint, outlook),
         )
@@ -124,6 +126,15 @@ ASLEEP = frozenset({EngineState.ASLEEP, EngineState.WAKING, EngineState.FALLING_
 def awake_tier(endpoint: EndpointState) -> Tier:
     """Of an endpoint that is open."""
     return Tier.QUEUED if endpoint.queue or endpoint.roomiest() is None else Tier.WARM
+
+
+def _likely_place(endpoint: EndpointState, request: Request) -> PlaceState:
+    """Where it would go: to the prompt's beginning if a place with room holds it, else to where most room is."""
+    if request.prefix is not None and len(endpoint.places) > 1:
+        for place in endpoint.places.values():
+            if place.free > 0 and request.prefix in place.prefixes:
+                return place
+    return endpoint.roomiest() or next(iter(endpoint.places.values()), None) or _nowhere(endpoint)
 
 
 def _nowhere(endpoint: EndpointState) -> PlaceState:

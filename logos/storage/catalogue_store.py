@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, Select, Table, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
+from logos.declarations import SloDeclared
 from logos.domain.catalogue import Catalogue
 from logos.domain.directory import ProviderAccess
 from logos.domain.nouns import (
@@ -29,6 +30,7 @@ from logos.domain.nouns import (
     Privacy,
     Provider,
     Role,
+    SloTargets,
     Weights,
 )
 from logos.storage.tables import (
@@ -47,6 +49,7 @@ WRITE_LOCK = 4_710_050_002  # an advisory lock: one writer of the directory at a
 VERSION_KEY = "directory_version"
 CATALOGUE_VERSION_KEY = "catalogue_version"
 SLO_KEY = "slo"
+SALT_KEY = "fingerprint_salt"  # made by a migration, secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class Stored:
     catalogue: Catalogue
     keys: tuple[Key, ...]
     access: tuple[ProviderAccess, ...] = field(repr=False)
+    salt: str = field(default="", repr=False)
 
 
 def lock_for_writing(connection: Connection) -> None:
@@ -99,7 +103,8 @@ def load(connection: Connection, now: dt.datetime) -> Stored:
         for row in _living(connection, providers)
         if row["base_url"] is not None
     )
-    return Stored(get_version(connection), load_catalogue(connection), load_keys(connection, now), access)
+    salt = str(get_setting(connection, SALT_KEY) or "")
+    return Stored(get_version(connection), load_catalogue(connection), load_keys(connection, now), access, salt)
 
 
 def load_catalogue(connection: Connection) -> Catalogue:
@@ -113,6 +118,7 @@ def load_catalogue(connection: Connection) -> Catalogue:
         endpoints=_endpoints(connection),
         policies=tuple(_policy(row) for row in _living(connection, policies)),
         prices=tuple(_price(row) for row in _living(connection, token_prices)),
+        slo=_slo(connection),
     )
 
 
@@ -157,6 +163,12 @@ def _living(connection: Connection, table: Table) -> list[RowMapping]:
 
 def _number(connection: Connection, key: str) -> int:
     return int(get_setting(connection, key) or 0)
+
+
+def _slo(connection: Connection) -> SloTargets:
+    """As declared, or the defaults of the nouns where nothing ever was."""
+    stored = get_setting(connection, SLO_KEY)
+    return SloTargets() if stored is None else SloDeclared.model_validate(stored).targets
 
 
 def _endpoints(connection: Connection) -> tuple[Endpoint, ...]:

@@ -39,7 +39,7 @@ from logos.storage.tables import (
     users,
 )
 
-CATALOGUE_KINDS = frozenset({"provider", "model", "endpoint", "policy", "price"})
+CATALOGUE_KINDS = frozenset({"provider", "model", "endpoint", "policy", "price", "slo"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +245,18 @@ def _put_engine(
 
 
 def _engine_spec(engine: EngineDeclared) -> EngineSpec:
-    fields = engine.model_dump(exclude={"provider", "memory_gib", "max_parallel"})
-    return EngineSpec(**fields, memory_mib=math.ceil(engine.memory_gib * 1024))
+    fields = engine.model_dump(include={"gpus", "weights", "min_replicas", "max_replicas", "pinned", "args"})
+    return EngineSpec(
+        **fields,
+        memory_mib=_mib(engine.memory_gib),
+        sleeps=engine.sleep,
+        residue_mib=_mib(engine.residue_gib),
+        host_memory_mib=_mib(engine.host_memory_gib),
+    )
+
+
+def _mib(gib: float) -> int:
+    return math.ceil(gib * 1024)
 
 
 def _delete_endpoints(

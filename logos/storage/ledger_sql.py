@@ -110,3 +110,13 @@ INSERT INTO scheduling_journal (epoch, sequence, at, kind, event, commands)
 SELECT %s, * FROM unnest(%s::bigint[], %s::double precision[], %s::text[], %s::jsonb[], %s::jsonb[])
 ON CONFLICT (epoch, sequence) DO NOTHING
 """
+
+# A start that has been followed by another one writes in vain.
+WRITE_LEARNED = """
+INSERT INTO scheduler_learned AS kept (id, epoch, version, learned) VALUES (1, %s, %s, %s)
+ON CONFLICT (id) DO UPDATE
+    SET epoch = excluded.epoch, version = excluded.version, learned = excluded.learned, saved_at = now()
+    WHERE kept.epoch <= excluded.epoch
+"""
+
+READ_LEARNED = "SELECT version, learned::text FROM scheduler_learned WHERE id = 1"

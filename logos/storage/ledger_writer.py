@@ -23,9 +23,11 @@ from logos.storage.ledger_sql import (
     ADD_USAGE_TYPES,
     COPY_TO_STAGING,
     MAKE_STAGING,
+    READ_LEARNED,
     STAGING_COLUMNS,
     TAKE_OVER,
     WRITE_JOURNAL,
+    WRITE_LEARNED,
 )
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,16 @@ class LedgerWriter:
         )
         await self._in_transaction(self._execute, WRITE_JOURNAL, (epoch, *columns))
 
+    async def write_learned(self, epoch: int, version: int, learned: str) -> None:
+        """Keep what the scheduler has learned, unless a later start of it has written already. `learned` is JSON."""
+        await self._in_transaction(self._execute, WRITE_LEARNED, (epoch, version, learned))
+
+    async def read_learned(self) -> tuple[int, str] | None:
+        """Version and JSON text of what was kept last; None if nothing ever was."""
+        found: list[Row] = []
+        await self._in_transaction(self._fetch, READ_LEARNED, found)
+        return (int(found[0][0]), str(found[0][1])) if found else None
+
     async def ping(self) -> None:
         """Raises ConnectionError when the database is away."""
         await self._in_transaction(self._execute, "SELECT 1", ())
@@ -125,6 +137,9 @@ class LedgerWriter:
         self, connection: psycopg.AsyncConnection[Row], statement: Any, parameters: Sequence[Any]
     ) -> None:
         await connection.execute(statement, parameters)
+
+    async def _fetch(self, connection: psycopg.AsyncConnection[Row], statement: Any, into: list[Row]) -> None:
+        into += await (await connection.execute(statement)).fetchall()
 
     async def _write_or_bisect(self, connection: psycopg.AsyncConnection[Row], rows: list[Row]) -> None:
         """One transaction; if Postgres refuses the data, halves, down to the row that is to blame."""

@@ -462,3 +462,14 @@ scheduling_journal = Table(
     PrimaryKeyConstraint("epoch", "sequence"),
 )
 Index("ix_scheduling_journal_recorded_at", scheduling_journal.c.recorded_at)
+
+# What the scheduler has learned, one row (id 1), replaced as a whole.
+scheduler_learned = Table(
+    "scheduler_learned",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),  # of the start that wrote it
+    Column("version", Integer, nullable=False),  # of the snapshot's meaning
+    Column("learned", JSONB(none_as_null=True), nullable=False),
+    Column("saved_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+)

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+RATIOS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 OVERHEAD_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
 SILENT_AFTER_S = 15.0  # a process that pushes every 2 s is gone by then: its gauges no longer count
@@ -61,6 +62,13 @@ class Instruments:
         )
         self._duration = self._histogram("request_duration", "From acceptance to the end of the answer.")
         self._ttft = self._histogram("time_to_first_token", "From forwarding to the first byte.", ["model"])
+        self._ratio = Histogram(
+            "logos_ttft_actual_to_predicted",
+            "Time to first token over its predicted median; half of it should be below 1.",
+            ("model",),
+            registry=registry,
+            buckets=RATIOS,
+        )
         self._overhead = self._histogram("overhead", "Spent inside Logos, queueing excluded.", buckets=OVERHEAD_SECONDS)
         self._queue_wait = self._histogram("queue_wait", "Waited for a place.")
         self._steps = Counter(
@@ -128,7 +136,16 @@ class Instruments:
 
     def snapshot(self) -> bytes:
         """Everything counted so far, for Aggregate.push."""
-        return _encoder.encode([_family_of(metric) for metric in self._registry.collect()])
+        return snapshot_of(self._registry)
+
+    def predicted(self, model: str, predicted_s: float, actual_s: float) -> None:
+        """What was expected of a request until its first token, and what it took, both from its acceptance."""
+        if predicted_s > 0:
+            child = self._children.get(("ratio", model))
+            if child is None:
+                child = self._children["ratio", model] = self._ratio.labels(model)
+            assert isinstance(child, Histogram)
+            child.observe(actual_s / predicted_s)
 
     def _counter(self, counter: Counter, name: str, *labels: str) -> Counter:
         child = self._children.get((name, *labels))
@@ -206,6 +223,11 @@ class _Fixed(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._metrics
+
+
+def snapshot_of(registry: CollectorRegistry) -> bytes:
+    """Everything in a registry, for Aggregate.push."""
+    return _encoder.encode([_family_of(metric) for metric in registry.collect()])
 
 
 def _family_of(metric: Metric) -> Family:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from logos.domain.catalogue import Catalogue
 from logos.domain.leases import SlotLease
 from logos.domain.lifecycle import EngineState
-from logos.domain.nouns import EngineSpec, Mode, Node, Place, Priority
+from logos.domain.nouns import Endpoint, EngineSpec, Mode, Node, Place, Priority
 from logos.scheduling import commands as cmd
 from logos.scheduling import events as ev
 from logos.scheduling.replay import JournalOpening, begin
@@ -45,6 +45,11 @@ class Mishaps:
     sleep_fails: float = 0.1  # half of them: it stays awake
     never_answered: float = 0.03  # loads, wakes, sleeps, stops
     answered_late: float = 0.05  # after the time-out
+    catalogue_changes_s: float = 0.0  # an endpoint leaves it, and is back some time later
+
+    @classmethod
+    def none(cls) -> Mishaps:
+        return cls(**dict.fromkeys((each.name for each in fields(cls)), 0.0))
 
 
 @dataclass(eq=False)
@@ -108,7 +113,7 @@ class Platform:
         **settings: object,
     ) -> None:
         self.chance = random.Random(seed)
-        self.catalogue = catalogue
+        self.catalogue = self.declared = catalogue  # all that there ever is, and what the core has heard of
         self.settings = SchedulerSettings(policy=policy, **(TIMEOUTS | settings))  # type: ignore[arg-type]  # as given
         self.mishaps = mishaps or Mishaps()
         self.rate, self.service_s, self.candidates_max = rate, service_s, candidates_max
@@ -143,7 +148,8 @@ class Platform:
 
     def run(self, seconds: float) -> None:
         self.schedule_mishaps()
-        self.after(0.0, self.client_comes)
+        if self.rate:
+            self.after(0.0, self.client_comes)
         self.after(seconds, self.close)
         while self.heap and self.now < seconds + 400.0:
             self.now, _, action = heapq.heappop(self.heap)
@@ -166,6 +172,16 @@ class Platform:
         self.now_and_then(self.mishaps.engine_dies_s, self.engine_dies)
         self.now_and_then(self.mishaps.node_dies_s, self.node_dies)
         self.now_and_then(self.mishaps.scheduler_dies_s, self.scheduler_dies)
+        self.now_and_then(self.mishaps.catalogue_changes_s, self.endpoint_leaves)
+
+    def endpoint_leaves(self) -> None:
+        gone = self.chance.choice(self.catalogue.endpoints)
+        self.declare(tuple(each for each in self.catalogue.endpoints if each is not gone))
+        self.after(self.chance.uniform(0.5, 6.0), lambda: self.declare(self.catalogue.endpoints))
+
+    def declare(self, endpoints: tuple[Endpoint, ...]) -> None:
+        self.declared = replace(self.catalogue, version=self.declared.version + 1, endpoints=endpoints)
+        self.feed(ev.CatalogueChanged(0.0, self.declared))
 
     # The scheduler and its driver.
 
@@ -176,7 +192,7 @@ class Platform:
         self.core = begin(opening)
         self.journals.append((opening, []))
         self.is_up = True
-        self.feed(ev.CatalogueChanged(0.0, self.catalogue))
+        self.feed(ev.CatalogueChanged(0.0, self.declared))
 
     def scheduler_dies(self) -> None:
         self.is_up = False
@@ -352,12 +368,39 @@ class Platform:
             self.chance.choice([None, 50]),
             self.chance.choice([0.5, 3.0, 10.0]),
         )
-        sim = SimRequest(request, self.chance.expovariate(1 / self.service_s))
+        sim = self.client_asks(gateway, request, self.chance.expovariate(1 / self.service_s))
+        if self.chance.random() < self.mishaps.client_leaves:
+            self.after(self.chance.uniform(0.0, 2.0), lambda: self.client_leaves(gateway, sim))
+
+    def client_asks(self, gateway: SimGateway, request: ev.Request, service_s: float) -> SimRequest:
+        sim = SimRequest(request, service_s)
         self.everyone.append(sim)
         gateway.requests[request.request_id] = sim
         self.place(gateway, sim)
-        if self.chance.random() < self.mishaps.client_leaves:
-            self.after(self.chance.uniform(0.0, 2.0), lambda: self.client_leaves(gateway, sim))
+        return sim
+
+    def clients_come_evenly(self, endpoint_id: int, every_s: float, service_s: float) -> None:
+        """One request after the other for this endpoint, as patient as can be."""
+        if self.closing:
+            return
+        self.requests_made += 1
+        gateway = next(iter(self.gateways.values()))
+        candidates = (ev.Candidate(endpoint_id),)
+        request_id = f"r{self.requests_made}"
+        request = ev.Request(
+            request_id, gateway.gateway_id, 1, candidates, output_tokens_max=100, queue_timeout_s=900.0
+        )
+        self.client_asks(gateway, request, service_s)
+        self.after(every_s, lambda: self.clients_come_evenly(endpoint_id, every_s, service_s))
+
+    def waits_s(self, endpoint_id: int) -> list[float]:
+        """How long those that were dispatched there waited."""
+        commands = (command for _, log in self.journals for _, caused in log for command in caused)
+        return [
+            command.queue_wait_s
+            for command in commands
+            if isinstance(command, cmd.Dispatch) and command.place.endpoint_id == endpoint_id
+        ]
 
     def asked_for(self) -> list[int]:
         """Endpoints that clients want these days: of many, a part that moves on, so that models come and go."""
@@ -559,7 +602,14 @@ class Platform:
 
     def introduce_node(self, node: SimNode) -> None:
         if node.alive:
-            self.feed(ev.NodeSeen(0.0, node.node, tuple(node.engines.values())))
+            seen = (self.as_seen(node, each) for each in node.engines.values())
+            self.feed(ev.NodeSeen(0.0, node.node, tuple(each for each in seen if each.memory_mib)))
+
+    def as_seen(self, node: SimNode, engine: ev.EngineSeen) -> ev.EngineSeen:
+        """As it is said to a core that knows nothing: of an engine that was ended while it slept little is left."""
+        if engine.state is not EngineState.STOPPING:
+            return engine
+        return replace(engine, memory_mib=self.held_mib(node, engine) * len(engine.gpu_indices))
 
     def load(self, command: cmd.LoadEngine) -> None:
         node = self.nodes.get(command.node_id)

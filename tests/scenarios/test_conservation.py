@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from logos.domain.catalogue import Catalogue
+from logos.scheduling.commands import WakeEngine
 from tests.scenarios.platform import Mishaps, Platform
 from tests.scenarios.world import catalogue, node, pooled, remote
 
@@ -110,6 +111,31 @@ def test_nobody_is_overtaken_too_often_seen_from_outside(seed: int) -> None:
     assert_nothing_is_left(done)
     # The bound was reached, so the test could have failed.
     assert {bound for bound, seen in done.worst_overtaking.items() if seen == bound} >= {1, 2}
+
+
+@pytest.mark.parametrize("policy", ["ettft", "slo"])
+def test_nobody_is_overtaken_too_often_while_models_change_places(policy: str) -> None:
+    reached: set[int] = set()
+    for seed in range(3):
+        done = Platform(
+            seed,
+            catalogue(*(pooled(each, parallel=3) for each in (1, 2, 3))),
+            (node("n1", 40),),
+            policy=policy,
+            candidates_max=1,
+            rate=12.0,
+            overtakes_high=1,
+            overtakes_mid=3,
+            overtakes_low=6,
+            overtakes_batch_factor=2,
+            mishaps=Mishaps.none(),
+            **SWAPPING,
+        )
+        done.run(40.0)
+        assert_nothing_is_left(done)
+        assert any(isinstance(each, WakeEngine) for _, log in done.journals for _, caused in log for each in caused)
+        reached |= {bound for bound, seen in done.worst_overtaking.items() if seen == bound}
+    assert reached >= {1, 2}
 
 
 def fingerprint(policy: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from logos.domain.leases import SlotLease
 from logos.domain.nouns import Place
+from logos.scheduling.events import FirstToken
 from tests.scenarios.world import World, dispatched, grants, node, pooled, remote, request, revokes
 
 
@@ -12,11 +15,28 @@ def leased(world: World, gateway: str = "g1") -> SlotLease:
     return lease
 
 
+def without_forecast(lease: SlotLease) -> SlotLease:
+    return dataclasses.replace(lease, ttft_s=None, prompt_token_s=0.0)
+
+
 def test_a_request_placed_at_once_earns_its_gateway_slots() -> None:
     world = World(remote(1, parallel=9))
-    assert leased(world) == SlotLease("1-1", "g1", Place(1), 4, 15.0)
+    assert without_forecast(leased(world)) == SlotLease("1-1", "g1", Place(1), 4, 15.0)
     # Of the 8 - 4 - 1 slots that are free then, a second gateway gets a smaller part.
     assert leased(world, "g2").slots == 1
+
+
+def test_a_lease_carries_the_forecast_of_its_place_as_learned_so_far() -> None:
+    world = World(remote(1, parallel=9))
+    fresh = leased(world)
+    assert fresh.predicted_ttft_s(1000) > fresh.predicted_ttft_s(10) > 0.0
+    for number in range(40):
+        world.arrives(request(f"r{number}", gateway="g3"))
+        world.starts(f"r{number}")
+        world.now += 3.0
+        world.hears(FirstToken(world.now, f"r{number}", 3.0))
+        world.finishes(f"r{number}", total_s=4.0)
+    assert 2.0 < leased(world, "g9").predicted_ttft_s(10) < 4.0
 
 
 def test_the_last_slot_is_never_leased() -> None:
@@ -98,14 +118,33 @@ def test_a_lease_in_use_is_renewed_under_its_id_once_in_a_while() -> None:
     assert world.scheduler.summary()["leases"] == 1
 
 
-def test_an_idle_lease_is_not_renewed_so_that_everything_returns_to_zero() -> None:
+def test_a_lease_that_is_reported_of_is_renewed_even_if_nothing_ran_and_returned_when_its_holder_likes() -> None:
     world = World(remote(1, parallel=9))
     lease = leased(world)
     world.finishes("first-g1")
     world.now += 6.0
-    assert grants(world.reports(lease.lease_id)) == []
+    assert grants(world.reports(lease.lease_id)) == [lease]
+    world.passes(14.0)
+    assert world.scheduler.summary()["leases"] == 1
+    world.returns(lease.lease_id)
+    assert world.is_empty()
+
+
+def test_a_lease_that_is_not_heard_of_runs_out_so_that_everything_returns_to_zero() -> None:
+    world = World(remote(1, parallel=9))
+    leased(world)
+    world.finishes("first-g1")
     world.passes(60.0)
     assert world.is_empty()
+
+
+def test_a_report_does_not_renew_a_lease_that_was_asked_back() -> None:
+    world = World(remote(1, parallel=4))
+    lease = leased(world)
+    world.arrive(*(request(each, gateway="g2") for each in "bcd"))
+    world.leaves("d")
+    world.now += 6.0
+    assert grants(world.reports(lease.lease_id)) == []
 
 
 def test_a_lease_that_is_full_grows_when_it_is_renewed() -> None:
@@ -114,7 +153,7 @@ def test_a_lease_that_is_full_grows_when_it_is_renewed() -> None:
     assert lease.slots == 8
     world.now += 6.0
     [renewed] = grants(world.reports(lease.lease_id, *(f"x{each}" for each in range(8))))
-    assert renewed == SlotLease(lease.lease_id, "g1", lease.place, 8 + 4, 15.0)
+    assert without_forecast(renewed) == SlotLease(lease.lease_id, "g1", lease.place, 8 + 4, 15.0)
 
 
 def test_a_lease_that_is_full_grows_when_its_gateway_has_to_ask() -> None:

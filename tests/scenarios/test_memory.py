@@ -231,3 +231,14 @@ def test_pinned_engines_and_those_of_a_minimum_do_not_fall_asleep_when_they_idle
 def test_memory_that_nobody_can_be_asked_for_is_refused_at_once() -> None:
     it = world(node("n", 24), (pooled(1, pinned=True), pooled(2)), seen(1, AWAKE))
     assert rejected(it.arrives(patient("a", 2))) == [("a", "no_capacity")]
+
+
+# After a restart.
+
+
+def test_an_engine_that_a_node_names_before_the_catalogue_does_keeps_what_its_kind_keeps() -> None:
+    it = World(policy="fcfs")
+    it.node_seen(node("n", 24, host_gib=20), seen(1, ASLEEP), seen(2, AWAKE, 20))
+    it.declares(pooled(1, residue_gib=2), pooled(2, gib=20), pooled(3, gib=20))
+    assert free_gib(it) == [2]
+    assert it.arrives(patient("a", 3)) == [StopEngine(ONE)]  # it has 16 of the 20 GiB of host RAM, which m2 wants

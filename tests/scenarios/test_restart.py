@@ -119,3 +119,19 @@ def test_engine_ids_of_before_the_restart_are_not_used_again() -> None:
     world = World(pooled(1, gib=8, replicas=(2, 2)), epoch=2)
     [load] = loads(world.node_seen(node("n", 24), EngineSeen("n/m1/1", 1, (0,), EngineState.AWAKE, 8 * 1024)))
     assert load.engine_id == "n/m1/2"
+
+
+def test_nothing_is_ended_before_gateways_have_said_what_runs_there() -> None:
+    world = World(pooled(1), reconvene_s=2.0)
+    world.node_seen(node("n", 24), EngineSeen("n/m1/1", 1, (0,), EngineState.AWAKE, 16 * 1024))
+    assert world.declares(pooled(2)) == []
+    world.gateway_seen("g1", running=(("x", Place(1, "n/m1/1")),))
+    assert stops(world.passes(2.1)) == []
+    assert stops(world.finishes("x")) == ["n/m1/1"]
+
+
+def test_what_nobody_uses_is_ended_once_gateways_have_introduced_themselves() -> None:
+    world = World(pooled(1), reconvene_s=2.0)
+    world.node_seen(node("n", 24), EngineSeen("n/m1/1", 1, (0,), EngineState.AWAKE, 16 * 1024))
+    assert world.declares(pooled(2)) == []
+    assert stops(world.passes(2.1)) == ["n/m1/1"]

@@ -17,13 +17,16 @@ import uvicorn
 
 from logos.actors.accounts import Accounts
 from logos.actors.classifier import Classifier
+from logos.actors.learning import LearnedStore, read_back
 from logos.actors.ledger import Ledger
 from logos.actors.node import NodeActor, NodeSettings
-from logos.actors.scheduler import NodePort, SchedulerActor
+from logos.actors.orders import NodePort
+from logos.actors.scheduler import SchedulerActor
 from logos.config import Settings
 from logos.domain.nouns import Gpu
 from logos.embedding.static import StaticEmbedding
 from logos.gateway.app import Gateway
+from logos.scheduling.learned import Learned
 from logos.scheduling.settings import SchedulerSettings
 from logos.storage.feedback_store import FeedbackStore
 
@@ -33,16 +36,17 @@ ROOT_KEY = "lg-root-key-of-a-platform-that-lives-in-one-process"
 class SchedulerSwitch:
     """The scheduler as its callers know it: a name behind which another life of the actor may begin."""
 
-    def __init__(self, make: Callable[[bool], SchedulerActor]) -> None:
+    def __init__(self, make: Callable[[Learned | None, bool], SchedulerActor], store: LearnedStore) -> None:
         self._make = make
-        self.current = make(False)
+        self._store = store
+        self.current = make(None, False)
 
     async def replace(self, away_s: float = 0.2) -> None:
         """As after a kill -9: calls fail for a moment, then a new life knows nothing."""
         old, self.current = self.current, None  # type: ignore[assignment]  # away
         await old.close()
         await asyncio.sleep(away_s)
-        self.current = self._make(True)
+        self.current = self._make(await read_back(self._store), True)
         await self.current.start()
 
     async def close_current(self) -> None:
@@ -130,17 +134,20 @@ async def in_process_platform(
         def node_port(node_id: str) -> NodePort:
             return nodes[node_id]
 
-        def make_scheduler(restarted: bool) -> SchedulerActor:
+        def make_scheduler(learned: Learned | None, restarted: bool) -> SchedulerActor:
             return SchedulerActor(
                 scheduler_settings or SchedulerSettings(reconvene_s=1.0),
                 accounts,
                 node_port,
                 journal_directory=directory / "journal",
                 journal_store=ledger,
+                learned_store=ledger,
+                metrics=ledger,
+                learned=learned,
                 restarted=restarted,
             )
 
-        scheduler = SchedulerSwitch(make_scheduler)
+        scheduler = SchedulerSwitch(make_scheduler, ledger)
         await scheduler.current.start()
         stack.push_async_callback(scheduler.close_current)
         pools = {provider.name: provider.id for provider in catalogue.providers}
@@ -153,6 +160,7 @@ async def in_process_platform(
                     host_memory_mib=int(node.host_memory_gib * 1024),
                     simulated=True,
                     simulated_flags=node.pace.flags(),
+                    transitions_at_once=node.transitions_at_once,
                     directory=directory / "nodes" / node.name,
                 ),
                 scheduler,

@@ -38,7 +38,7 @@ def test_everything_has_a_default() -> None:
         ("server: {prot: 80}", ": unknown key server.prot: the nearest valid key is server.port"),
         ("port: 80", ": unknown key port: the nearest valid key is server.port"),
         ("nodes: [{name: n, memory: 24}]", ": unknown key nodes[0].memory: the nearest valid key is nodes[0].mem"),
-        ("scheduler: {policy: etfft}", ": scheduler.policy: should be 'fcfs', 'utilization' or 'ettft'"),
+        ("scheduler: {policy: etfft}", ": scheduler.policy: should be 'fcfs', 'utilization', 'ettft' or 'slo'"),
         ("server: {port: '80'}", ": server.port: should be a whole number"),
         ("server: {port: 65536}", ": server.port: should be less than or equal to 65535"),
         ("upstream: {connect_s: 0}", ": upstream.connect_s: should be greater than 0"),

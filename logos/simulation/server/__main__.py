@@ -15,6 +15,7 @@ from typing import cast
 from aiohttp import web
 
 from logos.simulation.server.live import LiveEngine
+from logos.simulation.server.neighbours import Neighbourhood
 from logos.simulation.server.routes import Routes
 from logos.simulation.server.settings import ServerSettings, parse
 
@@ -25,7 +26,9 @@ log = logging.getLogger("logos.simulation")
 
 async def serve(settings: ServerSettings) -> None:
     """Serve until a signal comes."""
-    engine = LiveEngine(settings.live)
+    folder = settings.neighbourhood
+    neighbourhood = Neighbourhood(folder, settings.gpus) if folder is not None else None
+    engine = LiveEngine(settings.live, neighbourhood)
     runner = web.AppRunner(
         Routes(settings, engine).app,
         access_log=None,
@@ -51,6 +54,8 @@ async def serve(settings: ServerSettings) -> None:
     if stepping.done():
         stepping.result()
     stepping.cancel()
+    if neighbourhood is not None:
+        neighbourhood.leave()
     log.info("stopped")
 
 

@@ -7,6 +7,7 @@ and waits on. All methods run on one event loop.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Hashable, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from logos.domain.lifecycle import EngineState
 from logos.simulation.engine import EngineModel, EnginePace, Step, TransitionTimes
 from logos.simulation.server.figures import Counts
+from logos.simulation.server.neighbours import Neighbourhood
 
 # A late timer is made up for by shorter steps after it, unless the process was away for longer than this.
 _LATENESS_S_MAX = 0.1
@@ -70,8 +72,9 @@ class LiveSettings:
 class LiveEngine:
     """Created inside a running event loop; `run()` is its one task."""
 
-    def __init__(self, settings: LiveSettings) -> None:
+    def __init__(self, settings: LiveSettings, neighbourhood: Neighbourhood | None = None) -> None:
         self.settings = settings
+        self._neighbourhood = neighbourhood
         self.counts = Counts()
         self.state = EngineState.LOADING
         self.sleep_level: int | None = None
@@ -234,8 +237,11 @@ class LiveEngine:
         self._rise()
         due_s = self._loop.time()
         while True:
+            if self._neighbourhood is not None:
+                self._model.contended = self._neighbourhood.is_contended()
             plan = self._model.plan() if self._may_step.is_set() else None
             if plan is None:
+                self._tell_busy(0.0)
                 self._work.clear()
                 await self._work.wait()
                 due_s = self._loop.time()  # the next step begins now
@@ -247,10 +253,16 @@ class LiveEngine:
             # Without a pace, equal steps are taken at once.
             steps = 1 if step_s > 0 else plan.steps_ahead
             due_s = max(due_s, started_s - _LATENESS_S_MAX) + step_s
+            self._tell_busy(step_s)
             await asyncio.sleep(max(0.0, due_s - started_s))
             if not self._may_step.is_set():
                 continue  # it fell asleep in the middle of the step
             self._tell(self._model.advance(steps), started_s)
+
+    def _tell_busy(self, step_s: float) -> None:
+        """Neighbours take it to be busy for this step and the next one, which begins right after it."""
+        if self._neighbourhood is not None:
+            self._neighbourhood.tell(time.monotonic() + 2 * step_s if step_s > 0 else 0.0)
 
     def _tell(self, step: Step[Sequence], started_s: float) -> None:
         """Hand the tokens of a step to their sequences, and count them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from logos.simulation import lengths
 from logos.simulation.engine import EnginePace, TransitionTimes
@@ -26,6 +27,8 @@ class ServerSettings:
     seed: int
     output_shares: tuple[float, ...]
     shows_cached_tokens: bool
+    neighbourhood: Path | None = None  # the folder that engines on the same GPUs share
+    gpus: tuple[int, ...] = ()
     ignored: tuple[str, ...] = ()  # flags of a real vLLM, say, that mean nothing here
 
 
@@ -50,6 +53,7 @@ def parse(arguments: Sequence[str] | None = None) -> ServerSettings:
             max_sequences=given.max_num_seqs,
             kv_cache_tokens=kv_cache_tokens,
             prefill_chunk_tokens=given.max_num_batched_tokens,
+            slowdown=given.slowdown,
         )
         times = TransitionTimes(load_s=given.load_s, wake_s=given.wake_s, sleep_s=given.sleep_s)
     except ValueError as error:
@@ -64,6 +68,8 @@ def parse(arguments: Sequence[str] | None = None) -> ServerSettings:
         seed=given.seed,
         output_shares=given.output_shares,
         shows_cached_tokens=given.enable_prompt_tokens_details,
+        neighbourhood=given.neighbourhood,
+        gpus=given.gpus,
         ignored=tuple(ignored),
     )
 
@@ -89,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-num-seqs", type=int, default=pace.max_sequences, help="largest batch")
     add("--max-num-batched-tokens", type=int, default=pace.prefill_chunk_tokens, help="prompt tokens in one step")
     add("--kv-cache-tokens", type=_positive, help=f"default {_KV_CACHE_TOKENS}, at least --max-model-len")
+    add("--slowdown", type=float, default=pace.slowdown, help="of a step while a neighbour on the same GPUs is busy")
+    add("--neighbourhood", type=Path, metavar="FOLDER", help="where engines of the same machine tell who is busy")
+    add("--gpus", type=_indices, default=(), metavar="I,J,...", help="the GPUs that it is taken to run on")
     add("--max-model-len", type=_positive, help="context length in tokens (default 32768)")
     add("--embedding-dimensions", type=_positive, default=256)
     add("--output-shares", type=_shares, default=lengths.DEFAULT_SHARES, metavar="Q0,Q1,...",
@@ -103,6 +112,10 @@ def _positive(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part)
 
 
 def _shares(text: str) -> tuple[float, ...]:

@@ -116,7 +116,7 @@ def test_the_catalogues_version_stays_while_only_keys_change(administration: Adm
 
 def test_what_is_stored_but_not_enforced_is_said(administration: Administration) -> None:
     notes = administration.perform("apply", WHOLE).result["notes"]
-    assert notes == ["budgets are stored; they are not enforced yet", "slo is stored; it decides nothing yet"]
+    assert notes == ["budgets are stored; they are not enforced yet"]
 
 
 def test_a_wrong_reference_names_its_place_and_changes_nothing(administration: Administration) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from logos.actors.journal import replay_file
+from logos.actors.journal import read_journal, replay_file
 from logos.config import Settings
+from logos.scheduling.settings import SchedulerSettings
 from tests.support.in_process import InProcessPlatform, in_process_platform
 from tests.support.postgres import rows, value
 from tests.support.upstream import (
@@ -184,3 +185,94 @@ async def test_an_upstream_that_fails_is_answered_for_and_recorded_once(
     assert rows(database_url, "SELECT result_status, attempts, usage_source FROM log_entry") == [
         ("upstream_error", 1, "none")
     ]
+
+
+def one_small_node() -> tuple[Settings, dict[str, Any]]:
+    """A simulated node on which only one of two models fits at a time."""
+    node = {
+        "name": "small",
+        "gpus": 1,
+        "memory_gib": 24,
+        "pace": {"load_s": 0.3, "wake_s": 0.2, "sleep_s": 0.4, "step_base_ms": 5.0},
+    }
+    settings = Settings.model_validate({"nodes": [node], "scheduler": {"policy": "slo"}})
+    engine = {"gpus": 1, "memory_gib": 16, "residue_gib": 1, "max_parallel": 4}
+    models = [{"name": name, "context_length": 4096, "engine": engine} for name in ("one", "other")]
+    return settings, {"models": models, "slo": {"interactive": {"ttft_ms": 3000}}}
+
+
+async def test_models_that_do_not_fit_together_take_turns_by_sleep_and_wake(database_url: str, tmp_path: Path) -> None:
+    settings, declaration = one_small_node()
+    async with (
+        in_process_platform(
+            database_url,
+            tmp_path,
+            settings=settings,
+            declaration=declaration,
+            scheduler_settings=SchedulerSettings(policy="slo"),
+        ) as platform,
+        client_of(platform) as client,
+    ):
+        client.headers["authorization"] = f"Bearer {platform.root_key}"
+        tiers = []
+        for name in ("one", "other", "one", "one"):
+            answer = await client.post(CHAT, json=hello(name, max_tokens=4, stream=True))
+            assert answer.status_code == 200, answer.text
+            tiers.append(answer.headers["x-logos-tier"])
+            assert float(answer.headers["x-logos-predicted-ttft-ms"]) >= 0.0
+        assert tiers[:3] == ["cold", "cold", "asleep"]
+        assert tiers[3] in {"warm", "queued"}
+        state = await platform.scheduler.state()
+        assert {each["model"]: each["state"] for each in state["engines"]} == {"one": "awake", "other": "asleep"}
+        assert state["nodes"][0]["host_taken_mib"] == 2 * 16 * 1024
+        await until(lambda: is_idle(platform))
+        await platform.scheduler.save()
+        while 'logos_swaps_total{model="one",transition="wake"} 1.0' not in (
+            metrics := (await client.get("/metrics")).text
+        ):
+            await asyncio.sleep(0.1)  # the scheduler pushes its figures every 2 s
+    found = rows(
+        database_url,
+        "SELECT was_cold_start, load_duration_ms, predicted_ttft_ms, slo_ttft_ms, result_status "
+        "FROM log_entry ORDER BY timestamp_request",
+    )
+    assert [(cold, slo, status) for cold, _, _, slo, status in found] == [
+        (True, 3000, "success"),
+        (True, 3000, "success"),
+        (True, 3000, "success"),
+        (False, 3000, "success"),
+    ]
+    assert all(predicted is not None for _, _, predicted, _, _ in found)
+    load_ms, wake_ms = found[0][1], found[2][1]
+    assert load_ms > 300
+    assert wake_ms > 200
+    assert 'logos_swaps_total{model="one",transition="load"} 1.0' in metrics
+    assert 'logos_engines{model="other",state="asleep"} 1.0' in metrics
+    assert 'logos_ttft_actual_to_predicted_count{model="one"}' in metrics
+    learned = value(database_url, "SELECT learned FROM scheduler_learned")
+    seen = {(each["endpoint_id"] is None, each["transition"]) for each in learned["predictor"]["transitions"]}
+    assert {(False, "load"), (False, "sleep"), (False, "wake")} <= seen
+    (journal,) = (tmp_path / "journal").glob("*.jsonl")
+    assert replay_file(journal) == []
+
+
+async def test_a_scheduler_that_restarts_goes_on_with_what_it_had_learned(database_url: str, tmp_path: Path) -> None:
+    settings, declaration = one_small_node()
+    async with in_process_platform(database_url, tmp_path, settings=settings, declaration=declaration) as platform:
+        async with client_of(platform) as client:
+            client.headers["authorization"] = f"Bearer {platform.root_key}"
+            for name in ("one", "other"):
+                assert (await client.post(CHAT, json=hello(name, max_tokens=4))).status_code == 200
+            await platform.scheduler.save()
+            await platform.scheduler.replace()
+            state = await platform.scheduler.state()
+            await until(lambda: len(platform.nodes["small"]._engines) == 2)
+            assert (await client.post(CHAT, json=hello("one", max_tokens=4))).status_code == 200
+            state = await platform.scheduler.state()
+            assert {each["model"]: each["state"] for each in state["engines"]} == {"one": "awake", "other": "asleep"}
+        await until(lambda: is_idle(platform))
+    journals = sorted((tmp_path / "journal").glob("*.jsonl"))
+    opening, _ = read_journal(journals[-1])
+    assert opening.learned is not None
+    assert any(each.endpoint_id for each in opening.learned.predictor.transitions)
+    assert [replay_file(journal) for journal in journals] == [[], []]

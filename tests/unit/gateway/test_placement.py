@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from logos.actors.scheduler import NodePort, SchedulerActor
+from logos.actors.orders import NodePort
+from logos.actors.scheduler import SchedulerActor
 from logos.domain.catalogue import Catalogue
 from logos.domain.directory import DirectoryUpdate
 from logos.domain.errors import NoCapacity, QueueTimeout
 from logos.domain.nouns import Endpoint, Model, Privacy, Provider
-from logos.gateway.placement import Placement
+from logos.gateway.placement import LEASE_IDLE_S, REPORT_INTERVAL_S, Placement
 from logos.scheduling.events import Candidate, Ended, Request
 from logos.scheduling.messages import GatewayReport, SchedulerReply
 from logos.scheduling.settings import SchedulerSettings
@@ -35,10 +36,20 @@ class OneCatalogue:
         return DirectoryUpdate(1, 1, catalogue=CATALOGUE if version != 1 else None)
 
 
+class Clock:
+    """The time of gateway and scheduler; it can be put forward."""
+
+    ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
 class Line:
     """The way to the scheduler, on which messages can be lost and behind which another life may begin."""
 
     def __init__(self) -> None:
+        self.clock = Clock()
         self.lose_reports = self.lose_replies = 0
         self.scheduler = self.new_life()
 
@@ -46,7 +57,8 @@ class Line:
         def no_nodes(node_id: str) -> NodePort:
             raise AssertionError(node_id)
 
-        return SchedulerActor(SchedulerSettings(reconvene_s=0.3), OneCatalogue(), no_nodes, restarted=restarted)
+        settings = SchedulerSettings(reconvene_s=0.3)
+        return SchedulerActor(settings, OneCatalogue(), no_nodes, restarted=restarted, clock=self.clock)
 
     async def report(self, report: GatewayReport) -> SchedulerReply:
         if self.lose_reports:
@@ -81,7 +93,7 @@ async def line() -> AsyncIterator[Line]:
 
 @pytest.fixture
 async def placement(line: Line) -> AsyncIterator[Placement]:
-    made = Placement("g", line, time.monotonic)
+    made = Placement("g", line, line.clock)
     await made.start()
     yield made
     await made.close()
@@ -119,6 +131,27 @@ async def test_a_lease_is_never_overfilled_and_what_ends_makes_room(placement: P
     placement.ended(grants[0], Ended(grants[0].request_id, ok=True, total_s=0.1))
     assert placement.lease_for("again", BEST) is not None
     placement.ended(first, Ended("r1", ok=True, total_s=0.1))
+
+
+async def test_a_lease_is_kept_for_a_while_after_its_last_request_and_then_handed_back(
+    placement: Placement, line: Line
+) -> None:
+    placement.ended(await placement.ask(request("r1")), Ended("r1", ok=True, total_s=0.1))
+    await until_running(line, 0)
+    for _ in range(3):
+        line.clock.ahead_s += 6.0
+        await asyncio.sleep(2 * REPORT_INTERVAL_S)
+    used_again = placement.lease_for("r2", BEST)  # after more than one life of the lease
+    assert used_again is not None
+    placement.ended(used_again, Ended("r2", ok=True, total_s=0.1))
+    line.clock.ahead_s += LEASE_IDLE_S / 2
+    await asyncio.sleep(2 * REPORT_INTERVAL_S)
+    assert (await line.state())["leases"] == 1
+    line.clock.ahead_s += LEASE_IDLE_S / 2
+    async with asyncio.timeout(3):
+        while (await line.state())["leases"]:
+            await asyncio.sleep(0.02)
+    assert placement.lease_for("r3", BEST) is None
 
 
 async def test_when_somebody_waits_leases_go_back_and_every_place_is_used(placement: Placement, line: Line) -> None:

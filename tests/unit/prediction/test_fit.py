@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logos.prediction.fit import QuantileFit, Quantiles
+from logos.prediction.fit import SPREAD_MIN, FitSnapshot, LineSnapshot, QuantileFit, Quantiles
+from logos.prediction.spans import CalibrationSnapshot
 
 PRIOR = (0.1, 0.001)
 TYPICAL = (1.0, 500.0)
@@ -73,6 +74,14 @@ def test_the_upper_quantile_covers_nine_in_ten_while_the_world_drifts(seed: int)
         fit.learn(x, y)
     assert 0.87 <= statistics.fmean(covered[200:]) <= 0.93
     assert 0.44 <= statistics.fmean(below[200:]) <= 0.56
+
+
+def test_a_coefficient_that_spreads_more_than_it_measures_does_not_turn_negative() -> None:
+    """Everything has become faster at once, and nothing that is known so far explains why."""
+    residuals = CalibrationSnapshot((-0.5,) * 100)
+    mean, spread = LineSnapshot((0.0, 0.0), (1.0, 0.0)), LineSnapshot((0.0, 0.0), (0.0, 0.001))
+    fit = QuantileFit(PRIOR, TYPICAL, 1, FitSnapshot((0.0,) * 4, mean, spread, (residuals,)))
+    assert fit.quantiles() == ([1.0 - 0.5 * SPREAD_MIN, 0.0], [1.0 - 0.5 * SPREAD_MIN, 0.0])
 
 
 def test_regimes_have_their_own_residuals() -> None:

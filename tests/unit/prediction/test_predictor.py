@@ -119,6 +119,18 @@ def test_a_full_batch_costs_the_time_until_somebody_leaves() -> None:
     assert forecast(predictor, behind_others).ttft_p50_s > 4 * forecast(predictor, full).ttft_p50_s
 
 
+def test_who_waits_ahead_is_computed_first_as_far_as_the_batch_has_room() -> None:
+    predictor = predictor_after([])
+
+    def ttft_s(slots: int, queued_tokens: int) -> float:
+        met = Situation(100, 100, slots=slots, waiting=10, queued_tokens=queued_tokens)
+        return forecast(predictor, met).ttft_p50_s
+
+    all_s, half_s = (ttft_s(slots, 8_000) - ttft_s(slots, 0) for slots in (64, 5))
+    assert all_s == pytest.approx(8_000 * predictor.prompt_token_s(1))
+    assert half_s == pytest.approx(all_s / 2)
+
+
 def test_a_delay_comes_on_top_with_its_own_uncertainty() -> None:
     predictor = predictor_after([])
     at_once, delayed = (forecast(predictor, Situation(100, 100, delay=each)) for each in (AT_ONCE, Span(40.0, 60.0)))
@@ -148,6 +160,16 @@ def test_a_busy_neighbour_is_learned_as_a_slowdown() -> None:
     assert beside / alone == pytest.approx(1.6, rel=0.05)
 
 
+def test_an_engine_that_becomes_twice_as_slow_is_followed_within_forty_requests() -> None:
+    chance = random.Random(7)
+    predictor = predictor_after([])
+    for each in range(340):
+        tokens = chance.randrange(100, 4_000)
+        seconds = (0.03 + 0.0004 * tokens) * (2.0 if each >= 300 else 1.0) * chance.uniform(0.9, 1.1)
+        predictor.observe_first_token(1, Situation(tokens, tokens), seconds)
+    assert forecast(predictor, Situation(1_000, 1_000)).ttft_p50_s == pytest.approx(0.86, rel=0.1)
+
+
 def test_an_endpoint_that_is_forgotten_or_changes_its_size_starts_again() -> None:
     met = Situation(800, 800)
     fresh = forecast(predictor_after([]), met)
@@ -158,8 +180,10 @@ def test_an_endpoint_that_is_forgotten_or_changes_its_size_starts_again() -> Non
     predictor.introduce(1, EngineSpec(2, 33_600, host_memory_mib=9_000))
     predictor.introduce(1, EngineSpec(1, 16_800))
     assert forecast(predictor, met) == fresh
+    predictor.observe_transition(1, NODE, Transition.WAKE, 9.0)
     predictor.forget(1)
     assert predictor.snapshot().paces == ()
+    assert {each.endpoint_id for each in predictor.snapshot().transitions} == {None}
 
 
 def test_how_long_a_request_stays_follows_its_tokens_and_the_batch() -> None:
@@ -191,6 +215,12 @@ def test_forecasts_are_finite_and_their_quantiles_do_not_cross(
 @given(HISTORIES, senseless_situations())
 def test_nonsense_asked_gives_a_forecast_all_the_same(history: list[tuple[Situation, float]], met: Situation) -> None:
     assert_sensible(forecast(predictor_after(history), met))
+
+
+@pytest.mark.parametrize("running", [-1, -50, 10**12, math.nan, -math.inf])
+def test_a_batch_that_cannot_be_has_a_pace_all_the_same(running: Any) -> None:
+    for met in (Situation(4_000, 4_000, running), Situation(4_000, 4_000, running, neighbours=1)):
+        assert_sensible(forecast(predictor_after([]), met))
 
 
 @given(st.lists(st.tuples(senseless_situations(), NONSENSE, NONSENSE), max_size=20), HISTORIES, situations())

@@ -41,6 +41,8 @@ def test_another_node_is_expected_to_take_as_long_until_it_is_seen() -> None:
     times = TransitionTimes()
     times.observe(1, SMALL, "a", Transition.LOAD, 100.0)
     assert times.span(1, SMALL, "b", Transition.LOAD).p50 == pytest.approx(100.0)
+    times.observe(2, SMALL, "b", Transition.LOAD, 50.0)
+    assert times.span(1, SMALL, "b", Transition.LOAD).p50 == pytest.approx(100.0)
     times.observe(1, SMALL, "b", Transition.LOAD, 10.0)
     assert times.span(1, SMALL, "b", Transition.LOAD).p50 == pytest.approx(10.0)
     assert times.span(1, SMALL, "a", Transition.LOAD).p50 == pytest.approx(100.0)
@@ -53,6 +55,9 @@ def test_another_model_is_scaled_by_its_size_and_the_hardware_seen() -> None:
     expected = 2 * priors.transition_s(LARGE, Transition.WAKE).p50
     assert times.span(2, LARGE, "a", Transition.WAKE).p50 == pytest.approx(expected)
     assert times.span(2, LARGE, "b", Transition.WAKE).p50 == pytest.approx(expected)
+    times.observe(3, SMALL, "b", Transition.WAKE, 2 * twice_as_slow)
+    assert times.span(2, LARGE, "a", Transition.WAKE).p50 == pytest.approx(expected)
+    assert times.span(2, LARGE, "b", Transition.WAKE).p50 == pytest.approx(2 * expected)
 
 
 def test_the_upper_quantile_covers_about_nine_in_ten() -> None:

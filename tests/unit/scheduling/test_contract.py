@@ -16,7 +16,7 @@ from logos.domain.nouns import Place
 from logos.scheduling import commands, events
 
 # Version and fingerprint belong together.
-CONTRACT = (2, "a3d0f6d08577d5e1")
+CONTRACT = (2, "8d7ac43ede115c2d")
 
 EVENTS = get_args(events.Event)
 COMMANDS = get_args(commands.Command)

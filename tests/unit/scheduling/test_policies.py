@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from logos.domain.nouns import Tier
-from logos.scheduling.policies import POLICIES, View, ettft, expected_wait_s, fcfs, spread, utilization
+from logos.scheduling.policies import POLICIES, Stake, View, ettft, expected_wait_s, fcfs, slo, spread, utilization
+from logos.scheduling.settings import SchedulerSettings
 
 
 def view(endpoint_id: int = 1, weight: float = 0.0, tier: Tier = Tier.WARM, waiting: int = 0, **more: Any) -> View:
@@ -70,3 +72,48 @@ def test_fcfs_takes_the_first() -> None:
 @pytest.mark.parametrize("name", POLICIES)
 def test_equals_are_chosen_in_the_order_of_the_candidates(name: str) -> None:
     assert POLICIES[name]([view(2), view(1), view(3)]).endpoint_id == 2
+
+
+# slo: the least cost.
+
+
+def forecast(endpoint_id: int, p50_s: float, p90_s: float | None = None, **more: Any) -> View:
+    return view(endpoint_id, ttft_p50_s=p50_s, ttft_p90_s=p50_s if p90_s is None else p90_s, **more)
+
+
+def test_slo_says_what_it_expects_at_the_median() -> None:
+    assert slo([forecast(7, 1.25, 9.0)]) == (7, 1.25)
+    assert slo([forecast(7, 5.0), forecast(8, 1.25, 2.0)]) == (8, 1.25)
+
+
+def test_slo_keeps_the_deadline_by_the_upper_quantile() -> None:
+    sure, gamble = forecast(1, 4.0, 5.0), forecast(2, 3.0, 30.0)
+    assert slo([sure, gamble], Stake(10.0)).endpoint_id == 1
+    assert slo([sure, gamble], Stake(40.0)).endpoint_id == 2
+    assert slo([sure, gamble], Stake(None)).endpoint_id == 2
+
+
+def test_slo_pays_for_speed_only_if_the_deadline_needs_it() -> None:
+    cent = 1_000_000.0
+    slow, dear = forecast(1, 8.0), forecast(2, 0.5, price=2 * cent)
+    assert slo([slow, dear], Stake(10.0)).endpoint_id == 1
+    assert slo([slow, dear], Stake(2.0)).endpoint_id == 2
+
+
+def test_slo_takes_the_better_model_if_it_is_not_much_later() -> None:
+    good, poor = forecast(1, 12.0, quality=0.9), forecast(2, 1.0, quality=0.4)
+    assert slo([poor, good], Stake(12.0)).endpoint_id == 1
+    assert slo([poor, good], Stake(2.0)).endpoint_id == 2
+
+
+def test_slo_counts_a_lower_weight_as_lost_quality() -> None:
+    first, second = forecast(1, 5.0, weight=10.0), forecast(2, 0.5, weight=2.0)
+    assert slo([second, first], Stake(10.0)).endpoint_id == 1
+    assert slo([second, first._replace(weight=2.0)], Stake(10.0)).endpoint_id == 2
+
+
+def test_slo_thinks_of_those_who_would_be_displaced() -> None:
+    quick, considerate = forecast(1, 1.0, displaced_s=100.0), forecast(2, 5.0)
+    assert slo([quick, considerate], Stake(10.0)).endpoint_id == 2
+    careless = replace(SchedulerSettings(), cost_displaced=0.0)
+    assert slo([quick, considerate], Stake(10.0, careless)).endpoint_id == 1

@@ -1,0 +1,237 @@
+"""Where requests wait and run: endpoints, their places, and the slots of places that gateways hold.
+
+In-flight work is a dict by request id, never a counter; whatever counts is derived from the dicts. Books only: they are
+kept by `state`, and what they mean is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from logos.domain.lifecycle import EngineState
+from logos.domain.nouns import Endpoint, Place
+from logos.prediction.backlog import Backlog
+from logos.scheduling.demand import Demand, Score
+from logos.scheduling.health import Circuit
+from logos.scheduling.limits import RateLimit
+from logos.scheduling.nodes import Engine
+from logos.scheduling.queue import FairQueue
+from logos.scheduling.tickets import Ticket
+from logos.scheduling.timers import Timer
+
+
+class LeaseState(enum.Enum):
+    """LIVE: the holder may start requests. REVOKED: asked back, still counted. SPENT: only what runs is left."""
+
+    LIVE = "live"
+    REVOKED = "revoked"
+    SPENT = "spent"
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """Slots of one place in the hands of one gateway, and what is known to run in them."""
+
+    lease_id: str
+    gateway_id: str
+    place: Place
+    slots: int
+    granted_at: float
+    state: LeaseState = LeaseState.LIVE
+    running: dict[str, Ticket] = field(default_factory=dict)
+    timer: Timer | None = None
+
+    @property
+    def unused(self) -> int:
+        return 0 if self.state is LeaseState.SPENT else max(self.slots - len(self.running), 0)
+
+
+@dataclass(slots=True)
+class Occupancy:
+    """How full a place has been: sequence-seconds and busy seconds since the beginning, as of `at`."""
+
+    at: float = 0.0
+    batch_s: float = 0.0
+    busy_s: float = 0.0
+
+    def advance(self, now: float, running: int) -> Occupancy:
+        """So many have run there since it was last asked."""
+        passed = now - self.at
+        self.at = now
+        if running:
+            self.batch_s += running * passed
+            self.busy_s += passed
+        return self
+
+
+@dataclass(slots=True, eq=False)
+class PlaceState:
+    """Where requests run: a remote endpoint, or one awake engine.
+
+    `inherited` is how much it held when that was found to be more than its capacity (a smaller capacity declared, work
+    adopted after a restart): nothing is added to it, it only has to run off.
+    """
+
+    place: Place
+    capacity: int
+    is_open: bool
+    idle_since: float
+    running: dict[str, Ticket] = field(default_factory=dict)
+    leases: dict[str, Lease] = field(default_factory=dict)
+    inherited: int = 0
+    backlog: Backlog = field(default_factory=Backlog)
+    occupancy: Occupancy = field(default_factory=Occupancy)
+    prefixes: OrderedDict[int, int] = field(default_factory=OrderedDict)  # fingerprint -> tokens, oldest first
+    paces: dict[str, float] = field(default_factory=dict)  # seconds a token that running requests were promised
+
+    @property
+    def held(self) -> int:
+        """Slots that are not free: what runs, and what gateways may start at any moment."""
+        if not self.leases:
+            return len(self.running)
+        return len(self.running) + sum(lease.unused for lease in self.leases.values())
+
+    @property
+    def free(self) -> int:
+        """Slots that a request may take of its own accord."""
+        return self.capacity - self.held if self.is_open else 0
+
+    @property
+    def room(self) -> int:
+        """Slots that nothing holds, whether or not the place is open."""
+        return self.capacity - self.held
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.running and not self.leases
+
+
+SERVING = frozenset({EngineState.AWAKE, EngineState.DRAINING})
+
+
+@dataclass(slots=True, eq=False)
+class Loading:
+    """How loading an endpoint's engines went lately."""
+
+    failures: int = 0
+    retry_at: float = 0.0
+    reason: str = ""
+    node_id: str | None = None  # where it failed last
+    timer: Timer | None = None
+
+
+@dataclass(slots=True, eq=False)
+class EndpointState:
+    """One endpoint of the catalogue, or one that has left it and still has something running."""
+
+    endpoint: Endpoint
+    model_name: str
+    circuit: Circuit
+    rate: RateLimit
+    queue: FairQueue[Ticket]
+    places: dict[Place, PlaceState] = field(default_factory=dict)
+    engines: dict[str, Engine] = field(default_factory=dict)
+    loading: Loading = field(default_factory=Loading)
+    recheck: Timer | None = None  # when its rate limit admits the next request
+    demand: Demand = field(default_factory=Demand)
+    score: Score = field(default_factory=Score)
+    pressure: float = 0.0  # what its waiting requests weigh together
+    is_removed: bool = False
+
+    @property
+    def is_pooled(self) -> bool:
+        return self.endpoint.engine is not None
+
+    @property
+    def capacity_per_place(self) -> int:
+        concurrent = self.endpoint.limits.concurrent
+        parallel = self.endpoint.max_parallel
+        return max(parallel if concurrent is None else min(parallel, concurrent), 1)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any place of it admits requests, room or not."""
+        return any(place.is_open for place in self.places.values())
+
+    @property
+    def live(self) -> int:
+        """Engines that serve, or are about to."""
+        return sum(engine.is_live for engine in self.engines.values())
+
+    @property
+    def awake(self) -> int:
+        """Engines that serve, whether or not they have been asked to make room."""
+        return sum(engine.state in SERVING for engine in self.engines.values())
+
+    @property
+    def spare(self) -> int:
+        """Engines that serve, have not been asked to make room, and may go: those beyond the minimum."""
+        spec = self.endpoint.engine
+        if spec is None or spec.pinned:
+            return 0
+        staying = sum(each.state is EngineState.AWAKE and each.claimed_by is None for each in self.engines.values())
+        return max(staying - spec.min_replicas, 0)
+
+    @property
+    def is_contested(self) -> bool:
+        """Another model claims the memory of an engine that still serves."""
+        return any(
+            engine.claimed_by is not None and engine.state is EngineState.DRAINING for engine in self.engines.values()
+        )
+
+    @property
+    def is_falling_asleep(self) -> bool:
+        """One of its engines will soon be able to wake."""
+        return any(engine.state is EngineState.FALLING_ASLEEP for engine in self.engines.values())
+
+    @property
+    def wants_engines(self) -> bool:
+        """Requests wait here, or it shall always have an engine."""
+        spec = self.endpoint.engine
+        return bool(self.queue) or (spec is not None and spec.min_replicas > 0)
+
+    @property
+    def remote_place(self) -> PlaceState:
+        """The one place of an endpoint that is not pooled."""
+        return self.places[Place(self.endpoint.id)]
+
+    # Who waits here.
+
+    def join(self, ticket: Ticket, *, overtakes: int) -> None:
+        assert ticket.request is not None
+        self.pressure += ticket.weight
+        self.queue.push(
+            ticket.request_id,
+            ticket,
+            rank=ticket.rank,
+            flow=ticket.request.key_id,
+            cost=ticket.fair_cost,
+            overtakes=overtakes,
+            team=-ticket.request.key_id if ticket.request.team_id is None else ticket.request.team_id,
+            deadline=ticket.effective_deadline,
+        )
+
+    def serve(self, ticket: Ticket) -> None:
+        """It has a place now."""
+        self.queue.pop(ticket.request_id)
+        self._relieve(ticket)
+
+    def drop(self, ticket: Ticket) -> None:
+        """It waits elsewhere, or not any more."""
+        self.queue.remove(ticket.request_id)
+        self._relieve(ticket)
+
+    def _relieve(self, ticket: Ticket) -> None:
+        self.pressure = self.pressure - ticket.weight if self.queue else 0.0
+
+    def roomiest(self) -> PlaceState | None:
+        """The open place with most free slots, if any has one."""
+        best: PlaceState | None = None
+        most = 0
+        for place in self.places.values():
+            free = place.free
+            if free > most:
+                best, most = place, free
+        return best

@@ -1,0 +1,415 @@
+"""Who makes room for whom, and when: the reference's rules (`ettft`, scheduling.md section 2) and those of `slo`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from logos.domain.leases import SlotLease
+from logos.domain.lifecycle import EngineState
+from logos.domain.nouns import Place
+from logos.scheduling.commands import Command
+from logos.scheduling.events import EngineSeen, Event, Request
+from tests.scenarios.platform import Mishaps, Platform
+from tests.scenarios.world import World, catalogue, dispatched, node, pooled, request, revokes, sleeps, wakes
+
+GIB = 1024
+ONE, TWO, THREE, FOUR = (f"n/m{each}/9{each}" for each in (1, 2, 3, 4))
+
+
+def patient(request_id: str, endpoint_id: int, **more: int) -> Request:
+    return request(request_id, endpoint_id, queue_timeout_s=900.0, **more)
+
+
+def world(
+    policy: str,
+    *,
+    awake: tuple[int, ...] = (1,),
+    asleep: tuple[int, ...] = (2,),
+    parallel: int = 4,
+    room_gib: int = 24,
+    **settings: object,
+) -> World:
+    """Models of 16 GiB each on one GPU of `room_gib`; the time is 100 s."""
+    made = Prompt(*(pooled(each, parallel=parallel) for each in (1, 2, 3, 4)), policy=policy, **settings)
+    states = dict.fromkeys(awake, EngineState.AWAKE) | dict.fromkeys(asleep, EngineState.ASLEEP)
+    seen = (EngineSeen(f"n/m{each}/9{each}", each, (0,), state, 16 * GIB) for each, state in states.items())
+    made.node_seen(node("n", room_gib), *seen)
+    return made
+
+
+class Prompt(World):
+    """Its gateways give a lease back the moment they are asked to."""
+
+    def hears(self, event: Event) -> list[Command]:
+        commands = super().hears(event)
+        for lease_id in revokes(commands):
+            commands += self.returns(lease_id)
+        return commands
+
+
+def until(it: World, at: float) -> list[Command]:
+    return it.passes(at - it.now)
+
+
+def served(it: World, endpoint_id: int, times: int) -> None:
+    """So many requests came and went at a model that is awake."""
+    for number in range(times):
+        it.arrives(request(f"s{endpoint_id}-{it.now}-{number}", endpoint_id))
+        it.finishes(f"s{endpoint_id}-{it.now}-{number}")
+
+
+# ettft: protection.
+
+
+def test_an_engine_is_protected_for_five_seconds_after_it_came() -> None:
+    it = world("ettft")
+    until(it, 104.9)
+    assert it.arrives(patient("a", 2)) == []
+    until(it, 105.1)
+    assert sleeps(it.arrives(patient("b", 2))) == [ONE]
+
+
+def test_an_engine_that_was_woken_for_its_queue_is_protected_for_fifteen() -> None:
+    it = world("ettft", awake=(), asleep=(1, 2))
+    assert wakes(it.arrives(request("x", 1))) == [ONE]
+    until(it, 101.0)
+    assert dispatched(it.awake(ONE, 1.0)) == ["x"]
+    it.finishes("x")
+    until(it, 106.5)
+    assert it.arrives(patient("a", 2)) == []
+    assert sleeps(until(it, 115.9)) == []  # at the cycle of 110 s neither
+    until(it, 116.1)
+    assert sleeps(it.arrives(patient("b", 2))) == [ONE]
+
+
+def test_who_was_turned_away_tries_again_at_the_next_cycle() -> None:
+    it = world("ettft")
+    until(it, 104.0)
+    assert it.arrives(patient("a", 2)) == []
+    assert sleeps(until(it, 109.9)) == []
+    assert sleeps(until(it, 110.1)) == [ONE]
+
+
+def test_who_was_turned_away_does_not_try_again_because_somebody_left() -> None:
+    it = world("ettft")
+    until(it, 104.0)
+    it.arrive(patient("a", 2), patient("b", 2))
+    until(it, 106.0)
+    assert it.leaves("b") == []
+    assert sleeps(until(it, 109.9)) == []
+    assert sleeps(until(it, 110.1)) == [ONE]
+
+
+# ettft: victims that idle.
+
+
+def test_an_idle_engine_yields_to_whoever_comes() -> None:
+    it = world("ettft")
+    served(it, 1, 20)
+    until(it, 106.0)
+    assert sleeps(it.arrives(patient("a", 2))) == [ONE]
+
+
+def test_an_idle_engine_yields_at_a_cycle_only_to_a_score_half_as_high_again() -> None:
+    """m1: 4 arrivals at 100 s are 4 * 0.7 = 2.8 at 110 s and 1.96 at 120 s. m2 waits with 1 * 0.7 + 0.5 = 1.2 at 110 s,
+    0.99 at 120 s; it comes once that is half as much again."""
+    it = world("ettft", parallel=1)
+    served(it, 1, 4)
+    until(it, 103.0)
+    assert it.arrives(patient("a", 2)) == []  # protected
+    claimed_at = next(at for at in range(110, 300, 10) if until(it, at + 0.5) and it.states()[ONE] != "awake")
+    mine, theirs = 4.0, 1.0
+    for at in range(110, 300, 10):
+        mine, theirs = mine * 0.7, theirs * 0.7
+        if theirs + 0.5 >= 1.5 * mine:
+            assert claimed_at == at
+            assert at > 110
+            return
+
+
+def test_an_idle_engine_for_which_more_wait_than_for_the_claimant_stays() -> None:
+    """What waits at an idle engine waits for slots that a gateway holds and does not give back."""
+    it = World(pooled(1, parallel=2), pooled(2), policy="ettft")
+    engines = ((ONE, 1, EngineState.AWAKE), (TWO, 2, EngineState.ASLEEP))
+    it.node_seen(node("n", 24), *(EngineSeen(each, number, (0,), state, 16 * GIB) for each, number, state in engines))
+    it.gateway_seen("g2", SlotLease("old", "g2", Place(1, ONE), 2, 60.0))
+    until(it, 106.0)
+    it.arrive(patient("x", 1), patient("y", 1))
+    assert (it.endpoint(1)["running"], it.endpoint(1)["waiting"]) == (0, 2)
+    it.arrives(patient("a", 2))
+    assert it.states()[ONE] == "awake"
+    it.arrives(patient("b", 2))
+    assert it.states()[ONE] == "draining"
+
+
+def test_of_several_idle_engines_the_least_wanted_goes() -> None:
+    it = world("ettft", awake=(1, 2), asleep=(3,), parallel=1, room_gib=40)
+    served(it, 1, 3)
+    served(it, 2, 1)
+    until(it, 106.0)
+    assert sleeps(it.arrives(patient("a", 3))) == [TWO]
+
+
+# ettft: victims that run.
+
+
+def test_a_running_engine_yields_if_at_least_two_wait_and_more_than_it_runs_and_holds() -> None:
+    it = world("ettft")
+    it.arrive(patient("x", 1), patient("y", 1))
+    until(it, 106.0)
+    assert it.arrive(patient("a", 2), patient("b", 2)) == []
+    assert it.states()[ONE] == "awake"
+    it.arrives(patient("c", 2))  # three wait, two run
+    assert it.states()[ONE] == "draining"
+    assert sleeps(it.finishes("x")) == []
+    assert sleeps(it.finishes("y")) == [ONE]
+
+
+def test_a_running_engine_does_not_yield_to_one_that_waits() -> None:
+    it = world("ettft", parallel=1)
+    it.arrives(patient("x", 1))
+    until(it, 106.0)
+    it.arrives(patient("a", 2))
+    assert it.states()[ONE] == "awake"
+    it.arrives(patient("b", 2))
+    assert it.states()[ONE] == "draining"
+
+
+def test_what_waits_for_the_running_engine_counts_for_it() -> None:
+    it = world("ettft", parallel=1)
+    it.arrive(patient("x", 1), patient("y", 1))
+    until(it, 106.0)
+    it.arrive(patient("a", 2), patient("b", 2))
+    assert it.states()[ONE] == "awake"
+    it.arrives(patient("c", 2))
+    assert it.states()[ONE] == "draining"
+
+
+def test_at_a_cycle_a_running_engine_yields_to_three_times_its_score() -> None:
+    """m1: one arrival at 100 s; m2: one at 106 s, and it waits: 1.2 to 0.7 at 110 s, 0.99 to 0.49, 0.84 to 0.34, 0.74
+    to 0.24 at 140 s, which is three times as much."""
+    it = world("ettft", parallel=1)
+    it.arrives(patient("x", 1))
+    until(it, 106.0)
+    it.arrives(patient("a", 2))
+    until(it, 139.9)
+    assert it.states()[ONE] == "awake"
+    until(it, 140.1)
+    assert it.states()[ONE] == "draining"
+
+
+# ettft: one at a time.
+
+
+def test_on_a_node_one_transition_comes_after_the_other() -> None:
+    it = world("ettft", awake=(1, 2), asleep=(3, 4), room_gib=40)
+    until(it, 106.0)
+    assert len(sleeps(it.arrives(patient("a", 3)))) == 1
+    assert it.arrives(patient("b", 4)) == []
+    assert wakes(it.asleep(ONE)) == [THREE]
+    assert sleeps(it.awake(THREE)) == [TWO]
+    assert wakes(it.asleep(TWO)) == [FOUR]
+
+
+def test_after_a_transition_the_most_wanted_is_first() -> None:
+    it = world("ettft", awake=(1,), asleep=(2, 3, 4), room_gib=40)
+    until(it, 106.0)
+    assert wakes(it.arrives(request("x", 2))) == [TWO]
+    it.arrives(patient("a", 3))  # waits longest
+    it.arrive(patient("b", 4), patient("c", 4))
+    it.awake(TWO, 1.0)
+    it.finishes("x")
+    claimed = [each["engine_id"] for each in it.scheduler.summary()["engines"] if each["state"] == "falling_asleep"]
+    assert claimed == [ONE]
+    assert wakes(it.asleep(ONE)) == [FOUR]
+
+
+def test_an_awake_model_that_idles_for_two_minutes_sleeps() -> None:
+    it = world("ettft")
+    until(it, 150.0)
+    served(it, 1, 1)
+    assert sleeps(until(it, 269.9)) == []
+    assert sleeps(until(it, 270.1)) == [ONE]
+
+
+def test_with_nobody_waiting_there_are_no_cycles() -> None:
+    it = world("ettft", asleep=())
+    it.asked.clear()
+    until(it, 219.0)
+    assert it.asked == []
+
+
+# slo: what is still admitted.
+
+
+def running(tokens: int, **settings: object) -> World:
+    """m1 runs `x`, which has `tokens` at most to go; requests for m2 wait and claim its memory."""
+    it = world("slo", parallel=16, **settings)
+    it.arrives(patient("x", 1, output_tokens_max=tokens))
+    return it
+
+
+def test_what_ends_before_the_drain_does_is_admitted_however_many_wait() -> None:
+    it = running(1000)
+    it.arrive(*(patient(f"a{each}", 2) for each in range(20)))
+    assert it.states()[ONE] == "draining"
+    assert dispatched(it.arrives(patient("short", 1, output_tokens_max=10))) == ["short"]
+
+
+def test_what_would_prolong_the_drain_is_admitted_only_while_few_wait() -> None:
+    for waiting, admitted in ((1, ["longer"]), (20, [])):
+        it = running(1000)
+        it.arrive(*(patient(f"a{each}", 2) for each in range(waiting)))
+        assert dispatched(it.arrives(patient("longer", 1, output_tokens_max=1250))) == admitted
+
+
+def test_of_what_waits_for_a_victim_the_shortest_is_admitted_first() -> None:
+    it = world("slo", parallel=2)
+    it.arrives(patient("x", 1, output_tokens_max=1000))
+    it.arrives(patient("y", 1, output_tokens_max=1000))
+    it.arrive(*(patient(f"a{each}", 2) for each in range(5)))
+    it.arrive(patient("long", 1, output_tokens_max=900), patient("short", 1, output_tokens_max=10))
+    assert dispatched(it.finishes("y")) == ["short"]
+
+
+def test_what_is_admitted_to_a_victim_overtakes_no_more_often_than_the_bound_allows() -> None:
+    it = running(1000, overtakes_mid=2)
+    it.arrive(*(patient(f"a{each}", 2) for each in range(20)))
+    assert dispatched(it.arrives(patient("long", 1, output_tokens_max=5000))) == []
+    shorts = [patient(f"s{each}", 1, output_tokens_max=10) for each in range(4)]
+    assert dispatched(it.arrive(*shorts)) == ["s0", "s1"]
+
+
+def test_once_it_has_run_dry_a_victim_with_too_long_requests_leaves_them_behind() -> None:
+    it = running(1000)
+    it.arrive(*(patient(f"a{each}", 2) for each in range(20)))
+    it.arrives(patient("long", 1, output_tokens_max=5000))
+    assert sleeps(it.finishes("x")) == [ONE]
+    assert wakes(it.asleep(ONE)) == [TWO]
+    assert len(dispatched(it.awake(TWO, 1.0))) == 16
+    assert it.states()[TWO] == "draining"  # and now `long` claims in its turn
+
+
+# slo: when a victim leaves.
+
+
+def test_an_idle_victim_leaves_before_the_others_have_drained_if_many_wait() -> None:
+    """m4 would need the memory of both; m1 runs, m2 idles."""
+    for waiting, left in ((1, []), (12, [TWO])):
+        it = Prompt(pooled(1), pooled(2), pooled(4, gib=32), policy="slo")
+        engines = (EngineSeen(each, int(each[3]), (0,), EngineState.AWAKE, 16 * GIB) for each in (ONE, TWO))
+        it.node_seen(node("n", 32), *engines, EngineSeen(FOUR, 4, (0,), EngineState.ASLEEP, 32 * GIB))
+        served(it, 1, 1)
+        served(it, 2, 1)
+        until(it, 150.0)
+        it.arrives(patient("x", 1, output_tokens_max=300))
+        commands = it.arrive(*(patient(f"a{each}", 4) for each in range(waiting)))
+        assert sleeps(commands) == left
+        assert it.endpoint(1)["running"] == 1
+
+
+def test_a_victim_in_demand_lingers_until_enough_waits_for_the_claimant() -> None:
+    it = world("slo", parallel=1)
+    for _ in range(12):
+        served(it, 1, 1)
+        it.passes(10.0)
+    assert sleeps(it.arrives(patient("a", 2))) == []
+    assert it.states()[ONE] == "draining"
+    served(it, 1, 1)  # it goes on
+    left: list[str] = []
+    for number in range(10):
+        left += sleeps(it.passes(1.0) + it.arrives(patient(f"b{number}", 2)))
+    assert left == [ONE]
+
+
+def test_a_victim_lingers_no_longer_than_it_may() -> None:
+    it = world("slo", parallel=1, swap_linger_max_s=12.0)
+    for _ in range(10):
+        served(it, 1, 2)
+        it.passes(1.0)
+    assert sleeps(it.arrives(patient("a", 2))) == []
+    left: list[str] = []
+    while it.now < 130.0 and not left:
+        left = sleeps(it.passes(1.0))
+        if not left:
+            served(it, 1, 2)
+    assert left == [ONE]
+    assert it.now <= 110.0 + 12.0 + 1.5
+
+
+def test_a_victim_that_nobody_asks_for_leaves_at_once() -> None:
+    it = world("slo")
+    until(it, 102.0)
+    assert sleeps(it.arrives(patient("a", 2))) == [ONE]
+
+
+# slo: how long anybody waits.
+
+
+@pytest.mark.parametrize(
+    ("every_s", "parallel"),
+    [({1: 0.4, 2: 100.0}, 4), ({1: 0.4, 2: 37.0, 3: 53.0}, 4), ({1: 0.2, 2: 37.0, 3: 53.0}, 2)],
+)
+def test_a_model_that_is_seldom_asked_for_is_not_starved_by_one_that_always_is(
+    every_s: dict[int, float], parallel: int
+) -> None:
+    """In the last case m1 is asked for more than it could serve if it were alone."""
+    known = catalogue(*(pooled(each, parallel=parallel) for each in every_s))
+    done = Platform(1, known, (node("n", 24),), policy="slo", gateways=1, rate=0.0, mishaps=Mishaps.none())
+    for endpoint_id, seconds in every_s.items():
+        done.after(0.5, partial(done.clients_come_evenly, endpoint_id, seconds, 1.0))
+    done.run(200.0)
+    for endpoint_id in every_s:
+        if endpoint_id != 1:
+            waits = done.waits_s(endpoint_id)
+            assert len(waits) >= 2
+            assert max(waits) <= done.settings.swap_wait_max_s + 5.0
+
+
+def test_two_models_in_equal_demand_wait_alike_and_not_for_ever() -> None:
+    known = catalogue(pooled(1), pooled(2))
+    done = Platform(1, known, (node("n", 24),), policy="slo", gateways=1, rate=0.0, mishaps=Mishaps.none())
+    for endpoint_id in (1, 2):
+        done.after(0.5, partial(done.clients_come_evenly, endpoint_id, 0.6, 1.0))
+    done.run(200.0)
+    means = [sum(done.waits_s(each)) / len(done.waits_s(each)) for each in (1, 2)]
+    assert max(means) <= 1.5 * min(means)
+    assert max(*done.waits_s(1), *done.waits_s(2)) <= done.settings.swap_wait_max_s + 5.0
+
+
+# slo: idling.
+
+
+def test_an_idle_engine_in_the_way_sleeps_soon_and_one_that_is_more_wanted_late() -> None:
+    for times, within_s in ((0, 3.1), (1, 120.1)):
+        it = world("slo", parallel=1, idle_in_the_way_s=3.0, idle_sleep_s=120.0)
+        served(it, 1, times)
+        assert sleeps(it.passes(within_s - 0.2)) == []
+        assert sleeps(it.passes(0.2)) == [ONE]
+
+
+def test_an_idle_engine_that_is_in_nobodys_way_stays() -> None:
+    it = world("slo", room_gib=40, parallel=1, idle_in_the_way_s=3.0, idle_sleep_s=120.0)
+    assert sleeps(it.passes(119.9)) == []
+    assert sleeps(it.passes(0.2)) == [ONE]
+
+
+# fcfs.
+
+
+def test_first_come_changes_places_at_once_and_weighs_nothing() -> None:
+    it = world("fcfs", parallel=1)
+    served(it, 1, 20)
+    assert sleeps(it.arrives(patient("a", 2))) == [ONE]
+
+
+def test_first_come_the_model_of_the_request_that_waits_longest_is_next() -> None:
+    it = world("fcfs", asleep=(2, 3))
+    it.arrives(patient("x", 1))
+    it.arrives(patient("a", 3))
+    it.passes(1.0)
+    it.arrive(*(patient(f"b{each}", 2) for each in range(5)))
+    assert sleeps(it.finishes("x")) == [ONE]
+    assert wakes(it.asleep(ONE)) == [THREE]
