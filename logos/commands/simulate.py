@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from logos.commands.errors import BadInput
 from logos.domain.errors import InvalidDeclaration
 
 if TYPE_CHECKING:
@@ -39,12 +40,6 @@ HEADER = (
     f"{'policy':<16}{'seed':>5}{'ok':>7}{'in SLO':>8}{'TTFT p50':>10}{'p95':>8}{'mean':>8}{'total p50':>11}{'p95':>8}"
     f"{'worst wait':>12}{'swaps':>7}{'swap s':>8}{'fair':>6}{'GPU':>6}"
 )
-
-
-class BadInput(click.ClickException):
-    """What was given cannot be used; nothing was written."""
-
-    exit_code = 2
 
 
 @click.command("simulate")
