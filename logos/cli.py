@@ -16,6 +16,7 @@ from urllib.parse import quote
 import click
 
 from logos import __version__
+from logos.commands.errors import BadInput
 from logos.domain.errors import InvalidDeclaration, LogosError
 
 if TYPE_CHECKING:
@@ -292,7 +293,10 @@ def replay_journal(file: Path, as_json: bool) -> int:
     """Events in, commands compared, differences out. Exit code 1 if there are any."""
     from logos.actors.journal import replay_file
 
-    differences = replay_file(file)
+    try:
+        differences = replay_file(file)
+    except InvalidDeclaration as error:
+        raise BadInput(f"{file}: {error.message.removeprefix(f'{file} ')}") from None
     if as_json:
         _print_json([{"index": each.index, "event": repr(each.event)} for each in differences])
     for each in [] if as_json else differences:

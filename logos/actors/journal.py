@@ -6,6 +6,7 @@ that it caused. Encoding lives here because the pure rooms know no JSON; what re
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -87,10 +88,18 @@ def read_journal(path: Path) -> tuple[JournalOpening, Iterator[tuple[Event, list
 
 
 def _entries(path: Path) -> Iterator[tuple[Event, list[Command]]]:
+    last_at = -math.inf
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if number > 1 and line.endswith(b"\n"):
-                yield decode_entry(line, number)
+                event, caused = decode_entry(line, number)
+                if not event.at >= last_at:
+                    raise InvalidDeclaration(
+                        f"line {number}: the clock goes backwards, from {last_at:.6f} to {event.at:.6f} s; "
+                        "events of one journal are in the order of their time"
+                    )
+                last_at = event.at
+                yield event, caused
 
 
 def replay_file(path: Path) -> list[Difference]:

@@ -6,6 +6,7 @@ Nothing is written before everything has been run.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import difflib
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from logos.commands.errors import BadInput
 from logos.domain.errors import InvalidDeclaration
 
 if TYPE_CHECKING:
@@ -40,18 +42,12 @@ HEADER = (
 )
 
 
-class BadInput(click.ClickException):
-    """What was given cannot be used; nothing was written."""
-
-    exit_code = 2
-
-
 @click.command("simulate")
 @click.argument("workload", required=False, metavar="[WORKLOAD.csv]")
 @click.option("--cluster", required=True, metavar="FILE|NAME",
               help="a cluster file, or a shipped world such as contention, market or laptop")  # fmt: skip
 @click.option("--policy", "policies", default="slo", show_default=True, metavar="NAME[,NAME...]",
-              help="fcfs, utilization, ettft, slo, ettft-delayed, ollama")  # fmt: skip
+              help="fcfs, utilization, ettft, slo, ettft-delayed, ollama, round-robin, weighted")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True,
               help="of answer lengths, and of generated arrivals")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1, SEEDS_MAX), default=1, show_default=True, metavar="N",
@@ -150,8 +146,6 @@ def _workload(text: str | None, world: World, seed: int, plain: bool) -> list[Ar
 
 def _generated(text: str, world: World, seed: int) -> list[Arrival]:
     """`poisson:rate=2,duration_s=600`, for all models of the world."""
-    import yaml
-
     from logos.documents import parse
     from logos.simulation.cluster_shapes import TrafficDeclared
     from logos.simulation.traffic import drawn
@@ -160,17 +154,26 @@ def _generated(text: str, world: World, seed: int) -> list[Arrival]:
     document: dict[str, Any] = {"arrivals": kind}
     for part in filter(None, rest.split(",")):
         name, _, value = part.partition("=")
-        low, dash, high = value.partition("-")
-        is_range = dash and low.isdigit() and high.isdigit()
-        document[name] = [int(low), int(high)] if is_range else yaml.safe_load(value)
-        if name in {"rate", "duration_s", "skew", "burstiness", "batch_share", "think_s"} and value.isdigit():
-            document[name] = float(value)
+        document[name] = _number(value)
     declared = parse(TrafficDeclared, document, text)
     try:
         source = declared.source(tuple(model.name for model in world.catalogue.models))
     except ValueError as error:
         raise InvalidDeclaration(f"{text}: {error}") from None
     return drawn(source, seed, keys=declared.keys)
+
+
+def _number(text: str) -> object:
+    """1, 0.5, 1e3 or 100-400; anything else stays text, about which the document's parser will complain."""
+    low, _, high = text.partition("-")
+    if low.isdigit() and high.isdigit():
+        return [int(low), int(high)]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _runs(
@@ -255,7 +258,8 @@ def _write(directory: Path, document: dict[str, Any], runs: Sequence[Run]) -> No
             (directory / f".{name}.part").replace(directory / name)
     except OSError as error:
         for name in texts:
-            (directory / f".{name}.part").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (directory / f".{name}.part").unlink()
         raise click.ClickException(f"{directory} cannot be written: {error.strerror}") from None
 
 

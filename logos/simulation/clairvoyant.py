@@ -24,9 +24,10 @@ from logos.simulation.run import Run, Status
 from logos.simulation.world import World
 
 BUCKET_S = 3.0  # states are compared with those of about the same time
-BEAM = 10  # states kept for each bucket and set of awake models
+BEAM = 5  # states kept for each bucket and set of awake models
 HORIZON_S = 150.0  # the longest phase that is considered
 CLOSINGS_APART_S = 1.0
+CROWD_S = 0.5  # arrivals less apart than this are one crowd: closing within it is rarely good
 SOON_S = 15.0
 AFTER_S = 0.001  # a phase that closes at an arrival still takes it
 FINALISTS = 6
@@ -239,16 +240,18 @@ class _Search:
             if self._nobody_else_comes(moving):
                 self._finish(state, moving)
                 return
-            if moving.t - last_closing >= CLOSINGS_APART_S:
-                last_closing = moving.t
-                for awake in self._sets:
-                    if awake != state.awake and self._is_wanted(moving, awake):
-                        yield self._closed(state, moving, awake)
             upcoming = [
                 self._jobs[each][moving.heads[each]].at
                 for each in moving.awake
                 if moving.heads[each] < len(self._jobs[each])
             ]
+            is_last_of_crowd = not upcoming or min(upcoming) - moving.t >= CROWD_S
+            if is_last_of_crowd or moving.t - last_closing >= CLOSINGS_APART_S:
+                last_closing = moving.t
+                until = moving.t + SOON_S if upcoming else math.inf
+                for awake in self._sets:
+                    if awake != state.awake and self._is_wanted(moving, awake, until):
+                        yield self._closed(state, moving, awake)
             if not upcoming:
                 return
             self._advance(moving, max(min(upcoming), moving.t), moving.awake)
@@ -256,11 +259,10 @@ class _Search:
     def _nobody_else_comes(self, state: _State) -> bool:
         return all(state.heads[each] >= len(jobs) for each, jobs in self._jobs.items())
 
-    def _is_wanted(self, state: _State, awake: frozenset[int]) -> bool:
-        """Whether somebody waits for what would come, or will before it is there."""
-        soon = state.t + SOON_S
+    def _is_wanted(self, state: _State, awake: frozenset[int], until: float) -> bool:
+        """Whether somebody waits for what would come, or will by then."""
         return any(
-            state.heads[each] < len(self._jobs[each]) and self._jobs[each][state.heads[each]].at <= soon
+            state.heads[each] < len(self._jobs[each]) and self._jobs[each][state.heads[each]].at <= until
             for each in awake - state.awake
         )
 

@@ -196,8 +196,10 @@ class SimNode:
         allowed, under_way, after = ORDERS[type(order)]
         if engine.state not in allowed:
             raise SimulationFault(f"{type(order).__name__} of {engine.engine_id}, which is {engine.state}")
-        if isinstance(order, SleepEngine) and engine.serving.busy:
-            raise SimulationFault(f"SleepEngine of {engine.engine_id} while it serves requests")
+        if isinstance(order, SleepEngine):
+            if not engine.serving.model.idle:
+                raise SimulationFault(f"SleepEngine of {engine.engine_id} while it serves requests")
+            engine.serving.break_off()  # the step of somebody who left
         before = engine.state
         seconds, reason = _duration_s(order, engine), ""
         if under_way in {EngineState.LOADING, EngineState.WAKING} and (reason := self._obstacle(engine, before)):

@@ -13,6 +13,7 @@ from logos.simulation.world import RemoteProfile
 
 WINDOW_S = 60.0
 BUSY_RETRY_S = 1.0
+ROUNDING_S = 1e-6
 STANDARD_NORMAL = NormalDist()
 
 
@@ -78,7 +79,7 @@ class RemoteEndpoint:
         )
 
     def _forget(self, now: float) -> None:
-        while self._window and self._window[0][0] <= now - WINDOW_S:
+        while self._window and self._window[0][0] <= now - WINDOW_S + ROUNDING_S:
             self._tokens -= self._window.popleft()[1]
 
     def _reset_s(self, now: float) -> float:

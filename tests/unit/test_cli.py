@@ -39,7 +39,7 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
         (["key", "create", "ci", "limits"], "'limits' should be FIELD=VALUE"),
         (["model", "create", "m", "engine=1", "engine.gpus=1"], "engine.gpus is inside of something"),
         (["model", "create", "m", "tags=["], "the value of tags cannot be read"),
-        (["simulate", "x.csv"], "No such command"),
+        (["simulate", "x.csv"], "Missing option '--cluster'"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(
@@ -91,7 +91,7 @@ def test_a_declaration_that_does_not_fit_is_not_sent(tmp_path: Path, capsys: pyt
 def test_a_journal_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.jsonl").touch()
     code, err = failed(capsys, "journal", "replay", str(tmp_path / "empty.jsonl"))
-    assert code == 1
+    assert code == 2
     assert "is empty: a journal begins with its opening" in err
 
 

@@ -91,6 +91,15 @@ def test_a_line_that_is_none_is_named_by_its_number(tmp_path: Path) -> None:
         replay_file(path)
 
 
+def test_a_clock_that_goes_backwards_is_named_by_its_line(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    lines = path.read_bytes().split(b"\n")
+    lines[3], lines[4] = lines[4], lines[3]
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(InvalidDeclaration, match=r"line 5: the clock goes backwards, from 2\.000000 to 1\.600000 s"):
+        replay_file(path)
+
+
 def test_an_empty_file_and_another_version_are_refused_in_words(tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.touch()

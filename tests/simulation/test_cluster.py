@@ -1,0 +1,158 @@
+"""Cluster files: what they become, and what bad ones get: one line that names the place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from logos.domain.errors import InvalidDeclaration
+from logos.simulation.clairvoyant import _awake_sets
+from logos.simulation.cluster import parse_world, read_world, shipped_worlds
+from tests.simulation.small import model, node, world
+
+
+@pytest.mark.parametrize("name", ["contention", "sleep-a100", "sleep-a4000", "market", "ladder", "laptop"])
+def test_a_world_is_shipped_and_brings_its_own_traffic(name: str) -> None:
+    assert name in shipped_worlds()
+    found = read_world(name)
+    assert found.name == name
+    assert found.gpus > 0
+    assert found.source is not None
+
+
+def test_in_contention_exactly_the_stated_models_fit_together() -> None:
+    found = read_world("contention")
+    sets = {frozenset(found.model_name_at[each].split("/")[1] for each in awake) for awake in _awake_sets(found)}
+    assert sets == {
+        frozenset({"Qwen2.5-Coder-14B-Instruct-AWQ"}),
+        frozenset({"Qwen2.5-Coder-7B-Instruct-AWQ", "Mistral-7B-Instruct-v0.3-AWQ"}),
+    }
+
+
+def test_a_file_is_read_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "nodes: [{name: n, memory_mib_per_gpu: 1000}]\nmodels: [{name: a, count: 2, engine: {memory_mib: 500}}]\n",
+        encoding="utf-8",
+    )
+    found = read_world(str(path))
+    assert found.name == "mine"
+    assert [each.name for each in found.catalogue.models] == ["a-1", "a-2"]
+
+
+def test_prices_and_quality_reach_the_candidates() -> None:
+    found = parse_world(
+        {
+            "nodes": [node()],
+            "providers": [{"name": "cloud"}],
+            "models": [
+                {**model("a"), "weights": {"quality": 5}, "remotes": [{"provider": "cloud", "price": {"prompt": 0.5}}]},
+                {**model("b"), "weights": {"quality": 1}},
+            ],
+        },
+        "w",
+    )
+    local, remote, other = found.candidates((("a", 2.0), ("b", 1.0)))
+    assert (local.endpoint_id, local.prompt_price, local.quality, local.weight) == (1, 0, 1.0, 2.0)
+    assert (remote.endpoint_id, remote.prompt_price) == (2, 50_000_000)
+    assert (other.endpoint_id, other.quality, other.weight) == (3, 0.0, 1.0)
+
+
+def test_the_memory_figures_are_those_of_the_ledger() -> None:
+    found = world(node(("a", "asleep")), models=(model("a", memory_mib=600, residue_mib=10),))
+    spec = found.catalogue.endpoint[1].engine
+    assert spec is not None
+    assert (spec.memory_per_gpu_mib, spec.residue_per_gpu_mib, spec.host_mib) == (600, 10, 600)
+
+
+ONE_NODE = [node()]
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "a model larger than any node": (
+        {"nodes": ONE_NODE, "models": [model("a", memory_mib=2000)]},
+        "models[0].engine: a needs 2000 MiB on each of 1 GPUs, which no node has",
+    ),
+    "more GPUs than any node has": (
+        {"nodes": ONE_NODE, "models": [model("a", gpus=2)]},
+        "models[0].engine: a needs 300 MiB on each of 2 GPUs",
+    ),
+    "negative memory": (
+        {"nodes": ONE_NODE, "models": [model("a", memory_mib=-1)]},
+        "models[0].engine.memory_mib: should be greater than or equal to 1",
+    ),
+    "negative memory of a GPU": (
+        {"nodes": [{"name": "n", "memory_mib_per_gpu": -5}], "models": [model("a")]},
+        "nodes[0].memory_mib_per_gpu",
+    ),
+    "an unknown GPU": (
+        {"nodes": [{**node(), "engines": [{"model": "a", "gpus": [3]}]}], "models": [model("a")]},
+        "nodes[0].engines[0].gpus: there is no GPU 3 on n, which has 1",
+    ),
+    "an engine of an unknown model": (
+        {"nodes": [node(("nope", "awake"))], "models": [model("a")]},
+        "nodes[0].engines[0].model: no model 'nope'",
+    ),
+    "an engine on too few GPUs": (
+        {"nodes": [{**node(("a", "awake")), "gpus": 2}], "models": [model("a", gpus=2)]},
+        "nodes[0].engines[0].gpus: a runs on 2 GPUs, 1 are given",
+    ),
+    "engines that do not fit together": (
+        {"nodes": [node(("a", "awake"), ("b", "awake"))], "models": [model("a"), model("b")]},
+        "nodes[0].engines: they take 1200 MiB on GPU 0, which has 1000",
+    ),
+    "sleepers that host RAM cannot hold": (
+        {"nodes": [node(("a", "asleep"), host_memory_mib=500)], "models": [model("a")]},
+        "nodes[0].engines: they keep 600 MiB in host RAM, which has 500",
+    ),
+    "sleep where nothing sleeps": (
+        {"nodes": [node(("a", "asleep"), sleeps=False)], "models": [model("a")]},
+        "nodes[0].engines[0].state: a cannot sleep on n",
+    ),
+    "an unknown provider": (
+        {"nodes": ONE_NODE, "models": [{"name": "a", "remotes": [{"provider": "gone"}]}]},
+        "models[0].remotes[0].provider: there is no provider 'gone'",
+    ),
+    "a model that is nowhere": ({"nodes": ONE_NODE, "models": [{"name": "a"}]}, "models[0]: a model needs `engine`"),
+    "the same model twice": ({"nodes": ONE_NODE, "models": [model("a"), model("a")]}, "models: 'a' is there twice"),
+    "a residue larger than the engine": (
+        {"nodes": ONE_NODE, "models": [model("a", residue_mib=601)]},
+        "models[0].engine: residue_mib should be at most memory_mib",
+    ),
+    "a step that takes no time": (
+        {"nodes": ONE_NODE, "models": [model("a", pace={"step_base_s": 0.0})]},
+        "models[0].engine.pace.step_base_s: should be greater than 0",
+    ),
+    "shares that fall": (
+        {"nodes": ONE_NODE, "models": [{**model("a"), "output_shares": [0.5, 0.1]}]},
+        "models[0]: output_shares are quantiles: they should not fall",
+    ),
+    "an SLO of zero": (
+        {"nodes": ONE_NODE, "models": [model("a")], "slo": {"interactive": {"ttft_ms": 0.0}}},
+        "slo.interactive.ttft_ms: should be greater than 0",
+    ),
+    "traffic for an unknown model": (
+        {"nodes": ONE_NODE, "models": [model("a")], "traffic": {"models": ["b"]}},
+        "traffic: there is no model 'b'",
+    ),
+    "traffic without end": (
+        {"nodes": ONE_NODE, "models": [model("a")], "traffic": {"rate": 10000.0, "duration_s": 1e6}},
+        "traffic: that would be more than 1000000 requests",
+    ),
+    "a misspelt key": ({"nodes": ONE_NODE, "modles": []}, "unknown key modles: the nearest valid key is models"),
+    "no models": ({"nodes": ONE_NODE, "models": []}, "models"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_does_not_fit_gets_one_line_that_names_the_place(name: str) -> None:
+    document, told = BAD[name]
+    with pytest.raises(InvalidDeclaration) as caught:
+        parse_world(document, "w", "mine.yaml")
+    assert caught.value.message.startswith(f"mine.yaml: {told}")
+    assert "\n" not in caught.value.message
+
+
+def test_a_name_that_is_no_world_names_those_there_are() -> None:
+    with pytest.raises(InvalidDeclaration, match="no world 'contentoin' and no such file: shipped are contention"):
+        read_world("contentoin")

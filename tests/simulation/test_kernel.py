@@ -1,0 +1,269 @@
+"""The simulated driver: what the core is told when, for whatever it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from logos.domain.lifecycle import EngineState
+from logos.domain.nouns import Place, Tier
+from logos.scheduling import commands as cmd
+from logos.scheduling import events as ev
+from logos.scheduling.settings import SchedulerSettings
+from logos.simulation.arrivals import Arrival
+from logos.simulation.faults import EngineDies, LoadsFail, NodeDies, Nonsense, RemoteDown
+from logos.simulation.figures import figures
+from logos.simulation.kernel import ATTEMPTS_MAX, Simulation, simulate
+from logos.simulation.ollama import OllamaCore
+from logos.simulation.run import Run, SimulationFault, Status
+from logos.simulation.systems import known_systems, run_system
+from logos.simulation.world import World
+from tests.simulation.small import Scripted, arrival, engine, model, node, world
+
+AWAKE = world(node(("a", "awake")), models=(model("a"),))
+
+
+def run(of: World, *arrivals: Arrival, script: Any = lambda core, event: (), faults: Any = ()) -> tuple[Run, Scripted]:
+    core = Scripted(of, script)
+    return Simulation(of, arrivals, core, 1, policy="scripted", faults=faults).run(), core
+
+
+def test_a_request_has_its_first_token_after_the_prompt_and_ends_after_the_last_step() -> None:
+    found, core = run(AWAKE, arrival("r", 2.0, prompt=10, output=5))
+    outcome = found.outcomes[0]
+    assert outcome.status is Status.OK
+    assert outcome.first_token_at == pytest.approx(2.0 + 1.0 + 0.1 + 10 * 0.01)
+    assert outcome.ended_at == pytest.approx(2.0 + 1.2 + 4 * 1.1)
+    told = [each for each in core.heard if isinstance(each, ev.FirstToken | ev.RequestFinished)]
+    assert [type(each) for each in told] == [ev.FirstToken, ev.RequestFinished]
+    assert told[0].ttft_s == pytest.approx(1.2)
+    assert told[1].total_s == pytest.approx(5.6)
+    assert (told[1].prompt_tokens, told[1].completion_tokens) == (10, 5)
+
+
+def test_who_comes_during_a_step_joins_at_its_end() -> None:
+    found, _ = run(AWAKE, arrival("first", 0.0, output=5), arrival("second", 1.5, output=5))
+    # Steps of the first: until 1.2, then 2.3, where the second is admitted to a batch of two.
+    assert found.outcomes[1].first_token_at == pytest.approx(2.3 + 1.0 + 0.2 + 0.1)
+
+
+def test_busy_neighbours_on_one_gpu_slow_each_other() -> None:
+    pace = {**engine()["pace"], "slowdown": 2.0}
+    models = (model("a", memory_mib=400, pace=pace), model("b", memory_mib=400, pace=pace))
+    shared = world(node(("a", "awake"), ("b", "awake")), models=models)
+    alone, _ = run(shared, arrival("r", output=5))
+    both, _ = run(shared, arrival("r", output=5), arrival("s", 0.0, "b", output=5))
+    assert alone.outcomes[0].latency_s == pytest.approx(1.2 + 4 * 1.1)
+    # The first step of the one that began alone keeps its pace.
+    assert both.outcomes[0].latency_s == pytest.approx(1.2 + 4 * 2.2)
+
+
+def test_a_sleeping_engine_is_woken_in_its_time_and_says_how_long_it_took() -> None:
+    asleep = world(node(("a", "asleep")), models=(model("a"),))
+
+    def wake(core: Scripted, event: ev.Event) -> list[cmd.Command]:
+        return [cmd.WakeEngine("n-1")] if isinstance(event, ev.RequestsArrived) else []
+
+    found, core = run(asleep, arrival("r", 5.0), script=wake)
+    changed = [each for each in core.heard if isinstance(each, ev.EngineChanged)]
+    assert [(each.at, each.state, each.seconds) for each in changed] == [(6.0, EngineState.AWAKE, 1.0)]
+    assert found.outcomes[0].queue_wait_s == pytest.approx(1.0)
+
+
+def test_one_transition_at_a_time_makes_the_second_wait() -> None:
+    asleep = world(node(("a", "asleep"), ("b", "asleep"), memory_mib_per_gpu=2000, transitions_at_once=1))
+
+    def wake(core: Scripted, event: ev.Event) -> list[cmd.Command]:
+        return [cmd.WakeEngine("n-1"), cmd.WakeEngine("n-2")] if isinstance(event, ev.NodeSeen) else []
+
+    found, _ = run(asleep, arrival("r"), arrival("s", 0.0, "b"), script=wake)
+    assert [(each.began_at, each.ended_at) for each in found.transitions] == [(0.0, 1.0), (1.0, 2.0)]
+
+
+def test_an_engine_that_does_not_fit_fails_to_wake_and_says_why() -> None:
+    crowded = world(node(("a", "awake"), ("b", "asleep")))
+
+    def wake(core: Scripted, event: ev.Event) -> list[cmd.Command]:
+        return [cmd.WakeEngine("n-2")] if isinstance(event, ev.NodeSeen) else []
+
+    _, core = run(crowded, arrival("r"), script=wake)
+    changed = [each for each in core.heard if isinstance(each, ev.EngineChanged)]
+    assert changed[0].state is EngineState.FAILED
+    assert changed[0].reason == "out of memory on GPU 0"
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (cmd.SleepEngine("n-1"), "while it serves requests"),
+        (cmd.WakeEngine("n-1"), "which is awake"),
+        (cmd.StopEngine("nobody"), "which nobody has"),
+        (cmd.LoadEngine("n-1", 1, "n", (0,), 600), "which n already has"),
+        (cmd.LoadEngine("e", 1, "nowhere", (0,), 600), "which is not there"),
+        (cmd.Dispatch("r", "g", Place(1, "n-1"), Tier.WARM), "was dispatched while it runs"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_fault_of_the_scheduler(command: cmd.Command, told: str) -> None:
+    def blunder(core: Scripted, event: ev.Event) -> list[cmd.Command]:
+        return [command] if isinstance(event, ev.RequestStarted) else []
+
+    with pytest.raises(SimulationFault, match=told):
+        run(AWAKE, arrival("r"), script=blunder)
+
+
+def test_a_request_that_never_ends_is_a_fault() -> None:
+    class Deaf(OllamaCore):
+        def decide(self) -> None:
+            self.waiting.clear()
+
+    with pytest.raises(SimulationFault, match="1 requests never ended, r among them"):
+        Simulation(AWAKE, [arrival("r")], Deaf(AWAKE.catalogue), 1, policy="deaf").run()
+
+
+def test_a_client_that_leaves_frees_its_seat() -> None:
+    found, core = run(AWAKE, replace(arrival("r", output=100), patience_s=3.0), arrival("s", 10.0))
+    assert found.outcomes[0].status is Status.LEFT
+    assert found.outcomes[0].ended_at == 3.0
+    assert [type(each) for each in core.heard if getattr(each, "request_id", "") == "r"][-1] is ev.RequestCancelled
+    assert found.outcomes[1].first_token_at == pytest.approx(11.2)
+
+
+REMOTE = {"provider": "cloud", "ttft_s": 0.5, "tpot_s": 0.1, "prefill_per_token_s": 0.0, "spread": 0.0}
+
+
+def hosted(**more: Any) -> World:
+    return world(
+        node(),
+        models=(
+            {"name": "a", "remotes": [{**REMOTE, **more}, {**REMOTE, "provider": "other"}]},
+            model("b"),
+        ),
+        providers=[{"name": "cloud"}, {"name": "other"}],
+    )
+
+
+def test_a_remote_endpoint_answers_after_its_latency() -> None:
+    found = simulate(hosted(), [arrival("r", 1.0, output=11)], SchedulerSettings(policy="fcfs"))
+    assert found.outcomes[0].ttft_s == pytest.approx(0.5)
+    assert found.outcomes[0].latency_s == pytest.approx(0.5 + 10 * 0.1)
+
+
+def test_what_one_provider_refuses_is_tried_at_the_next() -> None:
+    found = simulate(
+        hosted(parallel_max=1), [arrival("r"), arrival("s", 0.1)], SchedulerSettings(policy="fcfs"), faults=()
+    )
+    assert [(each.status, each.attempts, each.endpoint_id) for each in found.outcomes] == [
+        (Status.OK, 1, 1),
+        (Status.OK, 2, 2),
+    ]
+
+
+def test_limits_of_a_provider_hold_in_every_window_and_nothing_is_lost() -> None:
+    one = world(
+        node(),
+        models=({"name": "a", "remotes": [{**REMOTE, "limits": {"requests_per_minute": 3}}]}, model("b")),
+        providers=[{"name": "cloud"}],
+    )
+    found = simulate(one, [arrival(f"r{number}", number * 0.1) for number in range(10)], SchedulerSettings())
+    starts = sorted(each.dispatched_at or 0.0 for each in found.outcomes if each.status is Status.OK)
+    assert len(starts) == 10
+    assert all(later - earlier >= 60.0 - 1e-6 for earlier, later in zip(starts, starts[3:], strict=False))
+
+
+def lively(seed: int = 3) -> tuple[World, list[Arrival]]:
+    """Two nodes, three models, of which two do not fit together, and a burst for each."""
+    models = (model("a"), model("b"), model("c", memory_mib=300))
+    described = world(
+        {**node(("a", "asleep"), ("b", "asleep")), "name": "m"},
+        node(("c", "awake"), transitions_at_once=1),
+        models=models,
+        queue_timeout_s=120.0,
+        report_interval_s=1.0,
+    )
+    names = ("a", "b", "c", "a", "b")
+    found = [arrival(f"r{number}", (number * 7 * seed) % 61, names[number % 5]) for number in range(40)]
+    return described, found
+
+
+@pytest.mark.parametrize("policy", [each for each in known_systems() if each not in {"round-robin", "weighted"}])
+def test_the_same_seed_gives_the_same_run(policy: str) -> None:
+    described, workload = lively()
+    first, second = (run_system(policy, described, workload, 5) for _ in range(2))
+    assert figures(first) == figures(second)
+    assert first.transitions == second.transitions
+    assert [each.status for each in first.outcomes] == [each.status for each in second.outcomes]
+
+
+FAULTS = {
+    "a node is lost": (NodeDies(10.0, "m"),),
+    "a node is lost and comes back": (NodeDies(10.0, "m", 5.0),),
+    "an engine dies": (EngineDies(12.0, 3),),
+    "three starts fail": (LoadsFail(0.0, 1, 3),),
+    "everything at once": (LoadsFail(0.0, 2, 2), NodeDies(8.0, "n", 20.0), EngineDies(30.0, 1), EngineDies(31.0, 2)),
+}
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "ettft", "slo"])
+@pytest.mark.parametrize("name", FAULTS)
+def test_whatever_goes_wrong_every_request_ends_and_the_books_balance(name: str, policy: str) -> None:
+    described, workload = lively()
+    found = run_system(policy, described, workload, 5, faults=FAULTS[name])
+    assert len(found.outcomes) == len(workload)
+    assert all(each.status is not Status.OPEN for each in found.outcomes)
+    assert all(each.attempts <= ATTEMPTS_MAX for each in found.outcomes)
+    assert any(each.status is Status.OK for each in found.outcomes)
+
+
+@pytest.mark.parametrize("policy", ["ettft", "slo"])
+def test_nonsense_measurements_neither_stop_the_scheduler_nor_lose_a_request(policy: str) -> None:
+    from logos.scheduling.scheduler import Scheduler
+
+    described, workload = lively()
+    scheduler = Scheduler(described.catalogue, SchedulerSettings(policy=policy))
+    found = Simulation(described, workload, Nonsense(scheduler), 5, policy=policy).run()
+    scheduler.check_invariants()
+    assert all(each.status is Status.OK for each in found.outcomes)
+
+
+def test_a_provider_that_is_down_is_left_for_the_next() -> None:
+    workload = [arrival(f"r{number}", number * 2.0) for number in range(10)]
+    found = simulate(hosted(), workload, SchedulerSettings(policy="fcfs"), faults=(RemoteDown(5.0, 1, 8.0),))
+    assert all(each.status is Status.OK for each in found.outcomes)
+    assert {each.endpoint_id for each in found.outcomes if 6.0 <= each.arrival.at < 12.0} == {2}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    asked=st.lists(
+        st.tuples(
+            st.floats(0, 60), st.sampled_from("abc"), st.integers(1, 60), st.integers(1, 40), st.floats(0.5, 100)
+        ),
+        max_size=25,
+    ),
+    policy=st.sampled_from(["fcfs", "utilization", "ettft", "slo", "ettft-delayed", "ollama"]),
+    struck=st.sampled_from(list(FAULTS.values())),
+)
+def test_every_story_is_in_order_and_nobody_beats_the_engine(asked: Any, policy: str, struck: Any) -> None:
+    described, _ = lively()
+    workload = [
+        replace(arrival(f"r{number}", at, name, prompt=prompt, output=output), patience_s=patience_s)
+        for number, (at, name, prompt, output, patience_s) in enumerate(asked)
+    ]
+    faults = () if policy == "ollama" else struck
+    found = run_system(policy, described, workload, 1, faults=faults)
+    assert len(found.outcomes) == len(workload)
+    for each in found.outcomes:
+        assert each.status is not Status.OPEN
+        times = (each.arrival.at, each.dispatched_at, each.first_token_at, each.ended_at)
+        known = [time for time in times if time is not None]
+        assert known == sorted(known)
+        if each.status is Status.OK:
+            alone_s = 1.1 + 0.01 * each.arrival.prompt_tokens + (each.output_tokens - 1) * 1.1
+            assert each.ended_at is not None
+            assert each.dispatched_at is not None
+            assert each.ended_at - each.dispatched_at >= alone_s - 1e-6
+    assert found.gpu_busy_s <= found.gpus * found.ended_at + 1e-6

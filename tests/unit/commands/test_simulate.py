@@ -1,0 +1,186 @@
+"""`logos simulate` on the command line: what is printed and written, and what bad input gets."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from logos.cli import run
+
+HEADER = "request_id,arrival_offset,mode,priority,body_json\n"
+MESSAGES = '[{""role"":""user"",""content"":""Hello there""}]'
+BODY = '"{""model"":""qwen2.5-coder-3b"",""max_tokens"":50,""messages"":' + MESSAGES + '}"'
+ROWS = [f"r{number},{number * 900},interactive,mid,{BODY}\n" for number in range(12)]
+
+
+@pytest.fixture
+def workload(tmp_path: Path) -> Path:
+    path = tmp_path / "w.csv"
+    path.write_text(HEADER + "".join(ROWS), encoding="utf-8")
+    return path
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert run(("simulate", *arguments)) == 0
+    return capsys.readouterr().out
+
+
+def test_the_figures_of_each_policy_and_seed_are_printed_as_json(
+    workload: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--cluster", "laptop", "--policy", "ettft,slo", "--seeds", "2", "--slo-ttft-ms", "1000", "--json")
+    document = json.loads(told(capsys, str(workload), *options))
+    assert [(each["policy"], each["seed"]) for each in document["runs"]] == [
+        ("ettft", 1),
+        ("ettft", 2),
+        ("slo", 1),
+        ("slo", 2),
+    ]
+    for each in document["runs"]:
+        assert (each["requests"], each["ok"]) == (12, 12)
+        assert set(each["ttft_s"]) == {"mean", "p50", "p95", "p99"}
+        assert set(each) >= {"slo_attainment", "latency_s", "queue_wait_s", "tpot_s", "swaps", "swap_seconds"}
+        assert each["worst_wait_s"] >= each["per_model"]["qwen2.5-coder-3b"]["mean_wait_s"] >= 0
+        assert each["ttft_s"]["mean"] >= document["bound"]["ttft_s"]["mean"] > 0
+    assert document["bound"]["clairvoyant"] is None
+
+
+def test_where_models_take_turns_the_best_schedule_found_stands_beside(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--cluster", "contention", "--policy", "slo", "--json")
+    document = json.loads(told(capsys, "poisson:rate=0.3,duration_s=120", *options))
+    assert document["bound"]["clairvoyant"]["ok"] == document["runs"][0]["requests"]
+    assert document["bound"]["clairvoyant"]["ttft_s"]["mean"] > document["bound"]["ttft_s"]["mean"]
+
+
+def test_the_same_command_prints_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    first = told(capsys, "--cluster", "laptop", "--policy", "slo,ollama")
+    assert told(capsys, "--cluster", "laptop", "--policy", "slo,ollama") == first
+    assert "no schedule is below: TTFT mean" in first
+    assert told(capsys, "--cluster", "laptop", "--policy", "slo,ollama", "--seed", "2") != first
+
+
+def test_a_setting_of_the_scheduler_changes_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("bursty:rate=2,duration_s=120,max_tokens=100-400", "--cluster", "laptop", "--policy", "ettft")
+    assert told(capsys, *options, "--set", "queue_length_max=1") != told(capsys, *options)
+
+
+def test_the_output_has_a_row_for_each_request_and_each_transition(
+    workload: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "out" / "here"
+    told(capsys, str(workload), "--cluster", "laptop", "--policy", "ettft", "--output", str(directory))
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "ettft-1-engines.csv",
+        "ettft-1-requests.csv",
+        "runs.json",
+    ]
+    with (directory / "ettft-1-requests.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["request_id"] for row in rows] == [f"r{number}" for number in range(12)]
+    assert all(row["status"] == "ok" and float(row["ttft_s"]) > 0 for row in rows)
+    with (directory / "ettft-1-engines.csv").open(encoding="utf-8", newline="") as file:
+        changes = [(row["model"], row["after"]) for row in csv.DictReader(file)]
+    assert ("qwen2.5-coder-3b", "awake") in changes
+    assert json.loads((directory / "runs.json").read_text(encoding="utf-8"))["runs"][0]["ok"] == 12
+
+
+BAD = {
+    "an unknown policy": (["--policy", "fastest"], "there is no policy 'fastest' to simulate: choose from fcfs"),
+    "an SLO of zero": (["--slo-ttft-ms", "0"], "--slo-ttft-ms"),
+    "no policy": (["--policy", ","], "--policy names none"),
+    "an unknown setting": (["--set", "overtake_mid=1"], "the nearest is overtakes_mid"),
+    "a setting that is no number": (["--set", "overtakes_mid=many"], "'many' is no int"),
+    "an unknown world": (["--cluster", "nowhere"], "there is no world 'nowhere' and no such file"),
+    "a world that cannot be read": (["--cluster", "gone.yaml"], "gone.yaml cannot be read: No such file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_usage_gets_one_line_and_exit_code_2(
+    name: str, workload: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, line = BAD[name]
+    directory = tmp_path / "out"
+    given = [
+        "simulate",
+        str(workload),
+        "--cluster",
+        "laptop",
+        "--policy",
+        "fcfs",
+        "--output",
+        str(directory),
+        *arguments,
+    ]
+    assert run(given) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert line in err
+    assert err.count("\n") == 1
+    assert not directory.exists()
+
+
+BAD_WORKLOADS = {
+    "a negative offset": (HEADER + f"r,-5,interactive,mid,{BODY}\n", "line 2, column arrival_offset: '-5' should be 0"),
+    "an unknown model": (
+        HEADER + ROWS[0] + f"r,5,interactive,mid,{BODY}\n".replace("qwen2.5-coder-3b", "gpt-9"),
+        "line 3: the world laptop has no model 'gpt-9'",
+    ),
+    "a repeated id": (HEADER + ROWS[0] + ROWS[0], "line 3, column request_id: 'r0' is already used in line 2"),
+    "an SLO of zero in a row": (
+        HEADER.replace("\n", ",slo_ttft_ms\n") + f"r,5,interactive,mid,{BODY},0\n",
+        "line 2, column slo_ttft_ms: should be more than 0 milliseconds",
+    ),
+    "an empty file": ("", "the file is empty"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_WORKLOADS)
+def test_a_bad_row_is_named_and_nothing_is_written(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, line = BAD_WORKLOADS[name]
+    path, directory = tmp_path / "bad.csv", tmp_path / "out"
+    path.write_text(text, encoding="utf-8")
+    assert run(["simulate", str(path), "--cluster", "laptop", "--policy", "fcfs", "--output", str(directory)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"{path}" in err
+    assert line in err
+    assert err.count("\n") == 1
+    assert not directory.exists()
+
+
+def test_an_output_that_cannot_be_written_leaves_nothing_half_done(
+    workload: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    given = [
+        "simulate",
+        str(workload),
+        "--cluster",
+        "laptop",
+        "--policy",
+        "fcfs",
+        "--output",
+        str(tmp_path / "file" / "d"),
+    ]
+    assert run(given) == 1
+    assert "cannot be written: Not a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("poisson:rat=1", "unknown key rat: the nearest valid key is rate"),
+        ("poisson:rate=0", "rate: should be greater than 0"),
+        ("poisson:rate=0.001,duration_s=1", "nothing arrives"),
+        ("poisson:rate=90000,duration_s=1e5", "more than 1000000 requests"),
+    ],
+)
+def test_traffic_that_cannot_be_is_refused(text: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", text, "--cluster", "laptop", "--policy", "fcfs"]) == 2
+    assert line in capsys.readouterr().err
