@@ -39,7 +39,7 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
         (["key", "create", "ci", "limits"], "'limits' should be FIELD=VALUE"),
         (["model", "create", "m", "engine=1", "engine.gpus=1"], "engine.gpus is inside of something"),
         (["model", "create", "m", "tags=["], "the value of tags cannot be read"),
-        (["simulate", "x.csv"], "No such command"),
+        (["simulate", "x.csv"], "Missing option '--cluster'"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(
