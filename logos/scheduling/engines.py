@@ -165,7 +165,8 @@ class Engines:
             self._state.now,
             spec.residue_per_gpu_mib if spec is not None else 0,
             spec.host_mib if spec is not None else 0,
-            has_slept=seen.state in {EngineState.FALLING_ASLEEP, EngineState.ASLEEP, EngineState.WAKING},
+            has_slept=seen.has_slept
+            or seen.state in {EngineState.FALLING_ASLEEP, EngineState.ASLEEP, EngineState.WAKING},
             is_off_gpus=seen.state is EngineState.ASLEEP,
         )
         self._state.enter(engine)
