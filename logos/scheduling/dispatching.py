@@ -23,6 +23,9 @@ def dispatch(state: State, ticket: Ticket, endpoint: EndpointState, place: Place
     uncached = uncached_tokens(place, request)
     ticket.met = situation(state, place, request.prompt_tokens, uncached)
     remember(place.prefixes, request)
+    if ticket.predicted_ttft_s is not None and ticket.arrived_at == state.now and not place.is_open:
+        # It was expected to wait for its turn, and did not have to.
+        ticket.predicted_ttft_s = state.predictor.score(((ticket.endpoint_id, ticket.met),))[0].ttft_p50_s
     endpoint.serve(ticket)
     del state.waiting[ticket.request_id]
     state.timers.cancel(ticket.deadline)

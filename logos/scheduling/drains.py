@@ -13,9 +13,9 @@ from logos.scheduling.situations import neighbours_running
 from logos.scheduling.state import State
 from logos.scheduling.tickets import Ticket
 
-RUNNING_UPPER = 0.75  # from the median (0) to the 0.9 quantile (1) of what a running request still needs
+RUNNING_UPPER = 1.0  # from the median (0) to the 0.9 quantile (1) of what a running request still needs
 JUDGED_FOR_S = 0.3  # how long what was worked out for a running request stands
-WAITING_UPPER = 0.5  # and of what a waiting one will
+WAITING_UPPER = 0.4  # and of what a waiting one will
 
 
 class Drains:
@@ -36,6 +36,10 @@ class Drains:
                 ticket.judged_at, ticket.ends_at = now, now + self._remaining_s(ticket, token_s)
             latest = max(latest, ticket.ends_at)
         return latest - now
+
+    def is_busy(self, engine: Engine) -> bool:
+        place = self._place(engine)
+        return place is not None and bool(place.running)
 
     def stay_s(self, ticket: Ticket, engine: Engine, token_s: float) -> float:
         """What a waiting request would take there from its dispatch to its end, with `token_s` from token to token."""

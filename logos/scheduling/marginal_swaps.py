@@ -147,15 +147,24 @@ class MarginalSwaps:
     def _admit(self, claim: Claim, stakes: Stakes) -> bool:
         """Dispatches the victims' waiting requests that are worth it; whether there were any."""
         candidates = self._candidates(stakes)
-        best, chosen = 0.0, 0
-        for number, (stay_s, _, _, _) in enumerate(candidates, start=1):
-            longer_s = max(0.0, stay_s - stakes.drain_s)
+        slowing = {engine.engine_id: self._slowing(engine, stakes) for engine in stakes.serving}
+        best, chosen, slowed_s = 0.0, 0, 0.0
+        for number, (stay_s, _, _, engine) in enumerate(candidates, start=1):
+            slowed_s = max(slowed_s, min(stay_s, stakes.drain_s) * slowing[engine.engine_id])
+            longer_s = max(0.0, slowed_s, stay_s - stakes.drain_s)
             if longer_s > 0.0 and stakes.oldest_s + stay_s + stakes.away_s > self._wait_bound_s(stakes):
                 break
             value = number * stakes.lost_s - stakes.pressure * longer_s
             if value > best + 1e-9:
                 best, chosen = value, number
         return sum(self._send(ticket, engine) for _, _, ticket, engine in candidates[:chosen]) > 0
+
+    def _slowing(self, engine: Engine, stakes: Stakes) -> float:
+        """By what share the drain of its neighbours would take longer if this engine, which is idle, were busy too."""
+        if self._drains.is_busy(engine) or not any(self._drains.is_busy(each) for each in stakes.serving):
+            return 0.0
+        alone, beside = (self._state.predictor.tpot(engine.endpoint_id, 1, each).p50 for each in (0, 1))
+        return beside / alone - 1.0 if alone > 0.0 else 0.0
 
     def _candidates(self, stakes: Stakes) -> list[tuple[float, float, Ticket, Engine]]:
         found: list[tuple[float, float, Ticket, Engine]] = []
