@@ -173,6 +173,7 @@ class Up:
 
         if self._joins_serve:
             return
+        self._undo.append(("serve", serve.shutdown))  # also if it does not come up in time
         server = self._settings.server
         serve.start(
             http_options={"host": server.host, "port": self._port, "request_timeout_s": None}, logging_config=QUIET
@@ -184,6 +185,8 @@ class Up:
         from deployments import cluster
         from deployments.platform import APP_NAME
 
+        # Serve stops first, for its replicas hand back what they hold to the actors.
+        self._undo = [step for step in self._undo if step[0] != "serve"]
         self._undo.append(("serve", cluster.delete_application if self._joins_serve else serve.shutdown))
         serve.run(application, name=APP_NAME, route_prefix="/", logging_config=QUIET)
         self._record.update()
