@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from deployments.remotes import is_restarted
 from logos.actors.ledger import Ledger
 from logos.domain.records import Record
 
@@ -11,7 +12,10 @@ _decode_records = msgspec.msgpack.Decoder(tuple[Record, ...]).decode
 
 
 class LedgerOnRay(Ledger):
-    """The ledger actor; records arrive encoded."""
+    """The ledger actor; records arrive encoded, and a restarted one goes on with the metrics of the one before."""
+
+    def __init__(self, database_url: str) -> None:
+        super().__init__(database_url, restarted=is_restarted())
 
     async def append_encoded(self, gateway_id: str, records: bytes) -> frozenset[str]:
         return await self.append(gateway_id, _decode_records(records))

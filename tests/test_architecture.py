@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "storage": frozenset({"domain", "declarations"}),
     "telemetry": frozenset({"domain"}),
     "workload": frozenset({"domain"}),
+    "analysis": frozenset({"domain", "simulation", "storage", "workload"}),
     "actors": PURE | {"engines", "storage", "telemetry", "config", "declarations", "documents"},
     "gateway": PURE | {"providers", "storage.queries", "telemetry", "config", "declarations", "documents"},
     "declarations": frozenset({"domain"}),

@@ -8,12 +8,15 @@ what it costs, was settled before it came here.
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+import msgspec
 
 from logos.actors.learning import StoredLearned
 from logos.domain.records import Record
@@ -28,6 +31,8 @@ WRITE_TIMEOUT_S = 30.0
 T = TypeVar("T")
 BACK_OFF_S_MIN = 0.05
 BACK_OFF_S_MAX = 1.0
+METRICS_KEY = "metrics of gateways"
+METRICS_KEPT_INTERVAL_S = 5.0
 
 
 @dataclass(slots=True)
@@ -50,8 +55,14 @@ class Ledger:
         batch_records_max: int = BATCH_RECORDS_MAX,
         batch_wait_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        restarted: bool = False,
     ) -> None:
+        """`restarted`: an earlier life of this actor kept metrics, which go on."""
         self._clock = clock
+        self._restores_metrics = restarted
+        self._metrics_kept_at = clock()
+        self._metrics_kept = b""
+        self._keeping: asyncio.Task[None] | None = None
         self._batch_records_max = batch_records_max
         self._batch_wait_s = batch_wait_s
         self._writer = LedgerWriter(database_url)
@@ -112,7 +123,32 @@ class Ledger:
 
     async def push_metrics(self, gateway_id: str, snapshot: bytes) -> None:
         """The newest snapshot of a process's counters, as telemetry.metrics makes it."""
-        self._aggregate.push(gateway_id, snapshot, self._clock())
+        now = self._clock()
+        self._aggregate.push(gateway_id, snapshot, now)
+        if self._restores_metrics or now - self._metrics_kept_at >= METRICS_KEPT_INTERVAL_S:
+            self._metrics_kept_at = now
+            if self._keeping is None or self._keeping.done():
+                self._keeping = asyncio.create_task(self._keep_metrics(), name="ledger metrics")
+
+    async def _keep_metrics(self) -> None:
+        """Counters of gateways that have died are nowhere else. What an earlier life kept is taken in first."""
+        try:
+            async with self._journal_turn, asyncio.timeout(WRITE_TIMEOUT_S):
+                if self._restores_metrics:
+                    self._restore(await self._journal_writer.kept(METRICS_KEY))
+                if (dumped := self._aggregate.dump()) != self._metrics_kept:
+                    await self._journal_writer.keep(METRICS_KEY, base64.b64encode(dumped).decode("ascii"))
+                    self._metrics_kept = dumped
+        except (ConnectionError, TimeoutError) as error:
+            log.warning("metrics are not kept: %s", error)
+
+    def _restore(self, kept: str | None) -> None:
+        self._restores_metrics = False
+        if kept is not None:
+            try:
+                self._aggregate.restore(base64.b64decode(kept), self._clock())
+            except (ValueError, msgspec.DecodeError) as error:
+                log.warning("kept metrics cannot be read: %s", error)
 
     async def metrics(self) -> bytes:
         """Prometheus text: the sum over all processes, dead ones' counters included, and the ledger's own."""
@@ -157,6 +193,8 @@ class Ledger:
             await asyncio.wait({self._writing}, timeout=5.0)
             self._writing.cancel()
         self._fail_waiting(ConnectionError("the ledger is closing"))
+        if self._keeping is not None:
+            await asyncio.wait({self._keeping}, timeout=1.0)
         await self._writer.close()
         await self._journal_writer.close()
 

@@ -359,10 +359,7 @@ class NodeActor:
         told = {engine_id: engine.state for engine_id, engine in seen.items()}
         self._epoch = await self._scheduler.node_seen(
             self.node,
-            tuple(
-                EngineSeen(engine_id, engine.endpoint_id, engine.gpu_indices, engine.state, engine.memory_mib)
-                for engine_id, engine in seen.items()
-            ),
+            tuple(self._as_seen(engine_id, engine) for engine_id, engine in seen.items()),
             tuple((engine_id, engine.process.launch.base_url) for engine_id, engine in seen.items()),
         )
         for engine_id, state in told.items():
@@ -371,6 +368,10 @@ class NodeActor:
                 await self._scheduler.engine_failed(engine_id, "it ended while its node introduced itself")
             elif engine.state is not state and engine.state in RESTING:
                 await self._scheduler.engine_done(self._done(engine, 0.0))
+
+    def _as_seen(self, engine_id: str, engine: _Engine) -> EngineSeen:
+        slept = engine.process.has_slept
+        return EngineSeen(engine_id, engine.endpoint_id, engine.gpu_indices, engine.state, engine.memory_mib, slept)
 
     async def _notice_dead_engines(self) -> None:
         for engine_id, engine in list(self._engines.items()):

@@ -79,7 +79,9 @@ def replay(
         raise click.UsageError("no key: give --logos-key or set LOGOS_KEY")
     from logos.workload.client import Target
 
-    target = Target(api_base, logos_key, latency_slo_ms, timeout_s, speed, declare_slo)
+    target = Target(
+        api_base, logos_key, slo_ms=latency_slo_ms, timeout_s=timeout_s, speed=speed, declare_slo=declare_slo
+    )
     return _replay(file, target, output or _default_output(file), as_json)
 
 

@@ -35,6 +35,7 @@ class EngineRecord:
     identity: ProcessIdentity
     state: EngineState
     sleep_level: int = 1  # of its last sleep
+    has_slept: bool = False
 
     @property
     def engine_id(self) -> str:
@@ -45,7 +46,7 @@ def record_of(process: EngineProcess, state: EngineState) -> EngineRecord:
     """The record of a started engine. Raises EngineFailed for one that was not."""
     if process.identity is None:
         raise EngineFailed(f"engine {process.engine_id} was never started")
-    return EngineRecord(process.launch, process.identity, state, process.sleep_level)
+    return EngineRecord(process.launch, process.identity, state, process.sleep_level, process.has_slept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,13 @@ async def adopt(path: Path, session: aiohttp.ClientSession, grace_s: float = 5.0
     lost: list[str] = []
     stuck: list[EngineFailed] = []
     for record in records:
-        process = EngineProcess(record.launch, session, record.identity, sleep_level=record.sleep_level)
+        process = EngineProcess(
+            record.launch,
+            session,
+            record.identity,
+            sleep_level=record.sleep_level,
+            has_slept=record.has_slept,
+        )
         alive = process.alive()
         # While it loads it may not listen yet.
         if alive and (record.state is EngineState.LOADING or record.identity.listens_on(record.launch.port)):

@@ -48,6 +48,7 @@ class EngineProcess:
         identity: ProcessIdentity | None = None,
         *,
         sleep_level: int = 1,
+        has_slept: bool = False,
     ) -> None:
         self.launch = launch
         self.identity = identity
@@ -55,6 +56,7 @@ class EngineProcess:
         self._child: subprocess.Popen[bytes] | None = None  # None after an adoption
         self._started_s = time.monotonic()
         self.sleep_level = sleep_level  # of its last sleep
+        self.has_slept = has_slept  # from then on its weights take host RAM
 
     @property
     def engine_id(self) -> str:
@@ -179,6 +181,7 @@ class EngineProcess:
         began_s = time.monotonic()
         await self._order(f"/sleep?level={level}&mode=wait", timeout_s)
         self.sleep_level = level
+        self.has_slept = True
         return time.monotonic() - began_s
 
     async def wake(self, *, timeout_s: float = 120.0) -> float:

@@ -29,7 +29,7 @@ from logos.gateway.resolution import Resolved
 from logos.gateway.rest import AdminContext, Caller, Context, Route, RowId, read_item, require_admin
 
 ROW_WAIT_S = 2.0  # a record is in the log a moment after its answer
-ROW_RETRY_S = 0.1
+ROW_RETRY_S = 0.25
 VOTE_WAIT_S = 10.0
 SHOWN_CHARACTERS_MAX = 500
 

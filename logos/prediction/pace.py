@@ -191,7 +191,7 @@ class Pace:
         cached = prompt - uncached
         pairs = uncached * (cached + 0.5 * uncached)
         is_busy = 1.0 if running or prefill else 0.0
-        full_s = self._stay_s / running if kv_usage > KV_FULL and running > 0 else 0.0
+        full_s = self._stay_s / max(running, 1) if kv_usage > KV_FULL and running > 0 else 0.0
         leaving_s, regime = 0.0, BEHIND if prefill else FREE
         if waiting < free:
             prefill += queued

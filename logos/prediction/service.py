@@ -43,7 +43,7 @@ class ObservedQuantiles:
     def quantile(self, share: float, *, above: float = -math.inf) -> float | None:
         """The smallest observed value that at least `share` (0 to 1) of the observations do not exceed; of those
         `above` a value only, if one is given. None: there are none."""
-        first = bisect.bisect_right(self._sorted, above)
+        first = bisect.bisect_right(self._sorted, above) if above != -math.inf else 0
         count = len(self._sorted) - first
         if not count:
             return None
@@ -75,10 +75,11 @@ class ServiceSnapshot:
 
 
 class _EndpointHistory:
-    __slots__ = ("output_tokens", "service_s", "transition_s")
+    __slots__ = ("output_tokens", "service_p50_s", "service_s", "transition_s")
 
     def __init__(self, snapshot: EndpointSnapshot) -> None:
         self.service_s = ObservedQuantiles(snapshot.service_s)
+        self.service_p50_s = self.service_s.quantile(0.5)
         self.output_tokens = ObservedQuantiles(snapshot.output_tokens)
         self.transition_s: dict[Transition, float] = {}
         if snapshot.load_s is not None:
@@ -99,6 +100,7 @@ class ServiceTimes:
         history = self._history(endpoint_id)
         if total_s > 0:
             history.service_s.add(total_s)
+            history.service_p50_s = history.service_s.quantile(0.5)
         if completion_tokens > 0:
             history.output_tokens.add(float(completion_tokens))
 
@@ -109,7 +111,7 @@ class ServiceTimes:
 
     def service_p50_s(self, endpoint_id: int) -> float | None:
         history = self._endpoints.get(endpoint_id)
-        return history.service_s.quantile(0.5) if history else None
+        return history.service_p50_s if history else None
 
     def output_p50_tokens(self, endpoint_id: int) -> float | None:
         history = self._endpoints.get(endpoint_id)

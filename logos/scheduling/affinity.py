@@ -59,7 +59,7 @@ def pace_allowed_s(ticket: Ticket) -> float | None:
 
 
 def _ttft_s(state: State, endpoint: EndpointState, place: PlaceState, request: Request) -> float:
-    met = situation(state, endpoint, place, request.prompt_tokens, uncached_tokens(place, request))
+    met = situation(state, place, request.prompt_tokens, uncached_tokens(place, request))
     return state.predictor.score([(endpoint.endpoint.id, met)])[0].ttft_p50_s
 
 

@@ -21,7 +21,7 @@ def dispatch(state: State, ticket: Ticket, endpoint: EndpointState, place: Place
     request = ticket.request
     assert request is not None
     uncached = uncached_tokens(place, request)
-    ticket.met = situation(state, endpoint, place, request.prompt_tokens, uncached)
+    ticket.met = situation(state, place, request.prompt_tokens, uncached)
     remember(place.prefixes, request)
     endpoint.serve(ticket)
     del state.waiting[ticket.request_id]

@@ -128,10 +128,12 @@ class Engines:
         self._transitions.close(engine)
         self._state.engine_state(engine, EngineState.COLD)
         del self._state.engines[engine.engine_id]
-        del self._state.endpoints[engine.endpoint_id].engines[engine.engine_id]
+        owner = self._state.endpoints[engine.endpoint_id]
+        del owner.engines[engine.engine_id]
+        owner.recount()
         node = self._state.nodes.get(engine.node_id)
         if node is not None:
-            del node.engines[engine.engine_id]
+            node.drop(engine)
 
     def _seen(self, node: NodeState, seen: EngineSeen) -> None:
         """An engine on a node that introduces itself: one of ours, or one to take over after a restart."""
@@ -163,7 +165,8 @@ class Engines:
             self._state.now,
             spec.residue_per_gpu_mib if spec is not None else 0,
             spec.host_mib if spec is not None else 0,
-            has_slept=seen.state in {EngineState.FALLING_ASLEEP, EngineState.ASLEEP, EngineState.WAKING},
+            has_slept=seen.has_slept
+            or seen.state in {EngineState.FALLING_ASLEEP, EngineState.ASLEEP, EngineState.WAKING},
             is_off_gpus=seen.state is EngineState.ASLEEP,
         )
         self._state.enter(engine)

@@ -78,6 +78,7 @@ class EngineSeen:
     gpu_indices: tuple[int, ...]
     state: EngineState
     memory_mib: int
+    has_slept: bool = False  # so its weights are in host RAM, whatever it does now
 
 
 @dataclass(frozen=True, slots=True)

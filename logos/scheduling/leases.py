@@ -131,7 +131,7 @@ class Leases:
     def _forecast(self, lease: Lease) -> tuple[float, float]:
         """Seconds to the first token of an empty prompt there now, and what each prompt token adds."""
         state, endpoint_id = self._state, lease.place.endpoint_id
-        met = situation(state, state.endpoints[endpoint_id], state.place(lease.place), 0, 0)
+        met = situation(state, state.place(lease.place), 0, 0)
         [forecast] = state.predictor.score([(endpoint_id, met)])
         return forecast.ttft_p50_s, state.predictor.prompt_token_s(endpoint_id)
 

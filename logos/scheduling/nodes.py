@@ -98,6 +98,30 @@ class NodeState:
     node: Node
     engines: dict[str, Engine] = field(default_factory=dict)
     reserved: dict[int, Reservation] = field(default_factory=dict)  # by the endpoint that will come
+    _beside: dict[str, tuple[Engine, ...]] = field(default_factory=dict)  # worked out when asked for
+
+    def enter(self, engine: Engine) -> None:
+        """An engine is there, whatever its state."""
+        self.engines[engine.engine_id] = engine
+        self._beside.clear()
+
+    def drop(self, engine: Engine) -> None:
+        """An engine is gone."""
+        del self.engines[engine.engine_id]
+        self._beside.clear()
+
+    def beside(self, engine: Engine) -> tuple[Engine, ...]:
+        """The other engines on the same GPUs."""
+        found = self._beside.get(engine.engine_id)
+        if found is None:
+            gpus = set(engine.gpu_indices)
+            found = tuple(
+                other
+                for other in self.engines.values()
+                if other is not engine and not gpus.isdisjoint(other.gpu_indices)
+            )
+            self._beside[engine.engine_id] = found
+        return found
 
     def unheld_mib(self) -> dict[int, int]:
         """Memory by GPU index that no engine holds, reserved or not."""

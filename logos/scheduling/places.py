@@ -16,7 +16,7 @@ from logos.prediction.backlog import Backlog
 from logos.scheduling.demand import Demand, Score
 from logos.scheduling.health import Circuit
 from logos.scheduling.limits import RateLimit
-from logos.scheduling.nodes import Engine
+from logos.scheduling.nodes import LIVE, Engine
 from logos.scheduling.queue import FairQueue
 from logos.scheduling.tickets import Ticket
 from logos.scheduling.timers import Timer
@@ -89,9 +89,13 @@ class PlaceState:
     @property
     def held(self) -> int:
         """Slots that are not free: what runs, and what gateways may start at any moment."""
-        if not self.leases:
-            return len(self.running)
-        return len(self.running) + sum(lease.unused for lease in self.leases.values())
+        held = len(self.running)
+        for lease in self.leases.values():
+            if lease.state is not LeaseState.SPENT:
+                unused = lease.slots - len(lease.running)
+                if unused > 0:
+                    held += unused
+        return held
 
     @property
     def free(self) -> int:
@@ -138,6 +142,8 @@ class EndpointState:
     demand: Demand = field(default_factory=Demand)
     score: Score = field(default_factory=Score)
     pressure: float = 0.0  # what its waiting requests weigh together
+    live: int = 0  # engines that serve, or are about to
+    is_falling_asleep: bool = False  # one of its engines will soon be able to wake
     is_removed: bool = False
 
     @property
@@ -154,11 +160,6 @@ class EndpointState:
     def is_open(self) -> bool:
         """Whether any place of it admits requests, room or not."""
         return any(place.is_open for place in self.places.values())
-
-    @property
-    def live(self) -> int:
-        """Engines that serve, or are about to."""
-        return sum(engine.is_live for engine in self.engines.values())
 
     @property
     def awake(self) -> int:
@@ -181,10 +182,11 @@ class EndpointState:
             engine.claimed_by is not None and engine.state is EngineState.DRAINING for engine in self.engines.values()
         )
 
-    @property
-    def is_falling_asleep(self) -> bool:
-        """One of its engines will soon be able to wake."""
-        return any(engine.state is EngineState.FALLING_ASLEEP for engine in self.engines.values())
+    def recount(self) -> None:
+        """An engine of it has come, gone or changed its state."""
+        states = [engine.state for engine in self.engines.values()]
+        self.live = sum(state in LIVE for state in states)
+        self.is_falling_asleep = EngineState.FALLING_ASLEEP in states
 
     @property
     def wants_engines(self) -> bool:

@@ -75,7 +75,13 @@ class Scaling:
         others = [each for each in self._state.nodes.values() if each.node.provider_id == node.node.provider_id]
         return sum(each.node.id not in self._released for each in others) > 1
 
+    def _due(self, endpoint_id: int) -> None:
+        """Looked at without touching it: nothing has changed there."""
+        endpoint = self._state.endpoints.get(endpoint_id)
+        if endpoint is not None and endpoint.is_pooled:
+            self.attend(endpoint)
+
     def _look_again(self, at: float, endpoint_id: int) -> None:
         if self._timer is None or not self._timer.is_pending or self._timer.at > at:
             self._state.timers.cancel(self._timer)
-            self._timer = self._state.timers.add(at, lambda: self._state.touch(endpoint_id))
+            self._timer = self._state.timers.add(at, lambda: self._due(endpoint_id))

@@ -8,14 +8,13 @@ from __future__ import annotations
 from logos.domain.nouns import Place
 from logos.prediction.pace import Company, Situation
 from logos.prediction.spans import AT_ONCE, Span
-from logos.scheduling.places import EndpointState, PlaceState
+from logos.scheduling.places import PlaceState
 from logos.scheduling.state import State
 from logos.scheduling.tickets import Ticket
 
 
 def situation(
     state: State,
-    endpoint: EndpointState,
     place: PlaceState,
     prompt_tokens: int,
     uncached_tokens: int,
@@ -30,7 +29,7 @@ def situation(
     elapsed = state.now - backlog.at if remaining > 0.0 else 0.0
     engine = state.engines.get(place.place.engine_id) if place.place.engine_id is not None else None
     kv_usage = engine.kv_usage if engine is not None else 0.0
-    neighbours = neighbours_running(state, place.place) if engine is not None else 0
+    beside = neighbours_running(state, place.place) if engine is not None else 0
     return Situation(
         prompt_tokens,
         uncached_tokens,
@@ -41,7 +40,7 @@ def situation(
         remaining,
         elapsed,
         kv_usage,
-        neighbours,
+        beside,
         delay,
     )
 
@@ -50,13 +49,13 @@ def neighbours(state: State, place: Place) -> list[PlaceState]:
     """The places of other engines on the same GPUs."""
     engine = state.engines.get(place.engine_id) if place.engine_id is not None else None
     node = state.nodes.get(engine.node_id) if engine is not None else None
-    if engine is None or node is None or len(node.engines) < 2:
+    if engine is None or node is None:
         return []
-    gpus = set(engine.gpu_indices)
+    others = node.beside(engine)
+    if not others:
+        return []
     found = []
-    for other in node.engines.values():
-        if other is engine or gpus.isdisjoint(other.gpu_indices):
-            continue
+    for other in others:
         there = state.endpoints[other.endpoint_id].places.get(Place(other.endpoint_id, other.engine_id))
         if there is not None:
             found.append(there)

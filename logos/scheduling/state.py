@@ -215,10 +215,12 @@ class State:
         """An engine has become known."""
         self.engines[engine.engine_id] = engine
         self.endpoint(engine.endpoint_id).engines[engine.engine_id] = engine
-        self.nodes[engine.node_id].engines[engine.engine_id] = engine
+        self.nodes[engine.node_id].enter(engine)
+        self.endpoints[engine.endpoint_id].recount()
 
     def engine_state(self, engine: Engine, state: EngineState) -> None:
         engine.become(state, self.now)
+        self.endpoints[engine.endpoint_id].recount()
         self.timers.cancel(engine.timer)
         engine.timer = None
         self.touch(engine.endpoint_id)

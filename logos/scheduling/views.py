@@ -32,78 +32,83 @@ class Views:
     def of(self, endpoint: EndpointState, candidate: Candidate, request: Request) -> View | Refusal:
         """What this request would meet there, or why nothing would come of it."""
         outlook: Outlook | None = None
-        if not endpoint.is_pooled:
-            view = self._remote(endpoint, candidate.weight)
-        elif endpoint.live or endpoint.is_contested or endpoint.is_open:
-            view = self._with_engine(endpoint, candidate.weight)
-        else:
+        if endpoint.is_pooled and not (endpoint.live or endpoint.is_open or endpoint.is_contested):
             outlook = self._capacity.outlook(endpoint)
             if outlook.refusal is not None:
                 return outlook.refusal
-            view = self._without_engine(endpoint, candidate.weight, outlook)
-        return self._predicted(view, endpoint, candidate, request, outlook) if self.predicts else view
+        if self.predicts:
+            return self._predicted(endpoint, candidate, request, outlook)
+        return self._observed(endpoint, candidate.weight, outlook)
 
     # Inside.
 
-    def _remote(self, endpoint: EndpointState, weight: float) -> View:
-        state, place = self._state, endpoint.remote_place
-        endpoint_id = endpoint.endpoint.id
-        remaining = endpoint.rate.remaining_requests(state.now)
-        running, waiting = len(place.running), len(endpoint.queue)
-        service_s = state.service_s(endpoint_id)
-        return View(endpoint_id, weight, Tier.REMOTE, running, waiting, place.capacity, service_s, remaining)
+    def _observed(self, endpoint: EndpointState, weight: float, outlook: Outlook | None) -> View:
+        """What the reference's formulas want to know."""
+        state, endpoint_id = self._state, endpoint.endpoint.id
+        service_s, waiting = state.service_s(endpoint_id), len(endpoint.queue)
+        if not endpoint.is_pooled:
+            place = endpoint.remote_place
+            remaining = endpoint.rate.remaining_requests(state.now)
+            running = len(place.running)
+            return View(endpoint_id, weight, Tier.REMOTE, running, waiting, place.capacity, service_s, remaining)
+        running, parallel, tier = self._load(endpoint)
+        if outlook is None:
+            return View(endpoint_id, weight, tier, running, waiting, parallel, service_s)
+        short, idle = outlook.memory_is_short, outlook.neighbour_is_idle
+        return View(endpoint_id, weight, tier, running, waiting, parallel, service_s, None, short, idle)
 
-    def _with_engine(self, endpoint: EndpointState, weight: float) -> View:
-        """Of an endpoint with a live engine, or one that is asked to make room."""
+    def _load(self, endpoint: EndpointState) -> tuple[int, int, Tier]:
+        """Requests that run there, that may run at once, and what one more would meet."""
         running = parallel = 0
         for place in endpoint.places.values():
             running += len(place.running)
             if place.is_open:
                 parallel += place.capacity
-        tier = awake_tier(endpoint) if parallel else tier_of(endpoint)
-        parallel = parallel or endpoint.capacity_per_place
-        endpoint_id = endpoint.endpoint.id
-        service_s = self._state.service_s(endpoint_id)
-        return View(endpoint_id, weight, tier, running, len(endpoint.queue), parallel, service_s)
-
-    def _without_engine(self, endpoint: EndpointState, weight: float, outlook: Outlook) -> View:
-        endpoint_id, short, idle = endpoint.endpoint.id, outlook.memory_is_short, outlook.neighbour_is_idle
-        running = sum(len(place.running) for place in endpoint.places.values())
-        service_s = self._state.service_s(endpoint_id)
-        parallel, waiting = endpoint.capacity_per_place, len(endpoint.queue)
-        return View(endpoint_id, weight, tier_of(endpoint), running, waiting, parallel, service_s, None, short, idle)
+        if parallel:
+            return running, parallel, awake_tier(endpoint)
+        return running, endpoint.capacity_per_place, tier_of(endpoint)
 
     def _predicted(
-        self,
-        view: View,
-        endpoint: EndpointState,
-        candidate: Candidate,
-        request: Request,
-        outlook: Outlook | None,
+        self, endpoint: EndpointState, candidate: Candidate, request: Request, outlook: Outlook | None
     ) -> View:
+        endpoint_id, waiting = endpoint.endpoint.id, len(endpoint.queue)
         place = _likely_place(endpoint, request)
+        open_places = sum(each.is_open for each in endpoint.places.values()) if waiting else 1
         met = situation(
             self._state,
-            endpoint,
             place,
             request.prompt_tokens,
             uncached_tokens(place, request),
-            waiting=-(-view.waiting // max(sum(each.is_open for each in endpoint.places.values()), 1)),
+            waiting=-(-waiting // max(open_places, 1)),
             delay=self._delay(endpoint, outlook),
         )
-        [forecast] = self._state.predictor.score([(view.endpoint_id, met)])
-        output = self._state.predictor.answers.span(
-            endpoint.endpoint.model_id, request.key_id, request.output_tokens_max
+        [forecast] = self._state.predictor.score(((endpoint_id, met),))
+        return View(
+            endpoint_id,
+            candidate.weight,
+            tier_of(endpoint) if outlook is not None else Tier.WARM,
+            met.running,
+            waiting,
+            place.capacity,
+            0.0,
+            ttft_p50_s=forecast.ttft_p50_s,
+            ttft_p90_s=forecast.ttft_p90_s,
+            price=self._price(endpoint, candidate, request),
+            quality=candidate.quality,
         )
-        price = (request.prompt_tokens * candidate.prompt_price + output.p50 * candidate.completion_price) / MILLION
-        return view._replace(
-            ttft_p50_s=forecast.ttft_p50_s, ttft_p90_s=forecast.ttft_p90_s, price=price, quality=candidate.quality
-        )
+
+    def _price(self, endpoint: EndpointState, candidate: Candidate, request: Request) -> float:
+        """What it should cost there, in micro-cents."""
+        if not (candidate.prompt_price or candidate.completion_price):
+            return 0.0
+        answers = self._state.predictor.answers
+        output = answers.span(endpoint.endpoint.model_id, request.key_id, request.output_tokens_max)
+        return (request.prompt_tokens * candidate.prompt_price + output.p50 * candidate.completion_price) / MILLION
 
     def _delay(self, endpoint: EndpointState, outlook: Outlook | None) -> Span:
         """A remote endpoint's rate limit is a delay, too."""
         if endpoint.is_pooled:
-            return self._delays.until_served(endpoint, outlook)
+            return AT_ONCE if endpoint.is_open else self._delays.until_served(endpoint, outlook)
         wait_s = endpoint.rate.admits_from(self._state.now, 0) - self._state.now
         return Span(wait_s, wait_s) if wait_s > 0.0 else AT_ONCE
 

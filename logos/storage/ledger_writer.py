@@ -56,6 +56,12 @@ class JournalEntry:
     commands: str | None
 
 
+KEEP = """
+INSERT INTO settings (key, value) VALUES (%s, to_jsonb(%s::text))
+ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = now()
+"""
+
+
 class LedgerWriter:
     """One connection to the log's tables. Not for concurrent use: its owner writes one batch after the other."""
 
@@ -92,6 +98,21 @@ class LedgerWriter:
         found: list[Row] = []
         await self._in_transaction(self._fetch, READ_LEARNED, found)
         return (int(found[0][0]), str(found[0][1])) if found else None
+
+    async def keep(self, key: str, value: str) -> None:
+        """One fact of the installation, in the place of what was kept under this key. Raises ConnectionError."""
+        await self._in_transaction(self._execute, KEEP, (key, value))
+
+    async def kept(self, key: str) -> str | None:
+        """What was kept last. Raises ConnectionError."""
+        found: list[str] = []
+
+        async def look(connection: psycopg.AsyncConnection[Row]) -> None:
+            cursor = await connection.execute("SELECT value #>> '{}' AS value FROM settings WHERE key = %s", (key,))
+            found.extend(row[0] for row in await cursor.fetchall())
+
+        await self._in_transaction(look)
+        return found[0] if found else None
 
     async def ping(self) -> None:
         """Raises ConnectionError when the database is away."""

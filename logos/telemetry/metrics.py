@@ -38,6 +38,7 @@ class Family(msgspec.Struct, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Family])
+_dump_decoder = msgspec.msgpack.Decoder(tuple[dict[str, list[Family]], list[Family], list[str]])
 
 
 class Instruments:
@@ -187,6 +188,23 @@ class Aggregate:
         """Raises msgspec.ValidationError for what is no snapshot."""
         if process_id not in self._forgotten:
             self._processes[process_id] = _Process(now, _decoder.decode(snapshot))
+
+    def dump(self) -> bytes:
+        """What would be lost with this process, for `restore` in the next: snapshots by process, sums of the retired
+        under no name, and the names never to be counted again."""
+        snapshots = {name: process.families for name, process in self._processes.items()}
+        retired = [_family_of(metric) for metric in self._retired.values()]
+        return _encoder.encode((snapshots, retired, list(self._forgotten)))
+
+    def restore(self, dumped: bytes, now: float) -> None:
+        """Whoever pushed since is known better by itself; the others are taken for dead until they push. Raises
+        msgspec.ValidationError for what is no dump."""
+        snapshots, retired, forgotten = _dump_decoder.decode(dumped)
+        for name, families in snapshots.items():
+            self._processes.setdefault(name, _Process(now - 2 * SILENT_AFTER_S, families))
+        for family in retired:
+            _add(self._retired, family.name, family.kind, family.documentation, _samples_of(family))
+        self._forgotten |= dict.fromkeys(forgotten)
 
     def render(self, now: float, ledger: LedgerFigures | None = None) -> bytes:
         """Prometheus text."""

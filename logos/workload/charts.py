@@ -1,7 +1,6 @@
 """Pictures of a run, `x_*.png`: each answers one question at a glance, also at half its size.
 
-Colours are Okabe and Ito's, which people with any colour vision tell apart, and never the only difference: markers and
-line styles differ as well. Only drawing happens here; what is drawn was computed elsewhere.
+The style is the house's, in `chart_style`. Only drawing happens here; what is drawn was computed elsewhere.
 """
 
 from __future__ import annotations
@@ -9,41 +8,36 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from logos.workload.chart_style import (
+    BLACK,
+    BLUE,
+    COLOURS,
+    LINES,
+    MARKERS,
+    ORANGE,
+    OTHERS,
+    SKY,
+    STYLE,
+    VERMILION,
+    draw_diagonal,
+    legend_beside,
+    plain_numbers,
+    say_nothing,
+    seconds,
+    short_name,
+)
 from logos.workload.exchanges import Exchange, Run
 from logos.workload.results import beside
 from logos.workload.statistics import PERCENTILES, known, quantile
 from logos.workload.summary import attainment, classes, prediction_error
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":")
-OTHERS = "others"
-NAME_CHARACTERS_MAX = 32
 SMALLEST_MS = 1.0  # what is shorter is drawn here on logarithmic axes
 LOG_FROM = 20.0  # a ratio of largest to median from which a linear axis would hide most of the points
-STYLE: Any = {
-    "font.size": 14,
-    "axes.titlesize": 16,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#DDDDDD",
-    "legend.frameon": False,
-    "legend.fontsize": 12,
-    "lines.linewidth": 2.5,
-    "savefig.facecolor": "white",
-}
 
 
 def draw(base: Path, run: Run) -> tuple[Path, ...]:
@@ -66,7 +60,7 @@ def latency(axes: Axes, run: Run) -> None:
     """How long did each request take, and which model was slow?"""
     axes.set_title("Latency of each request", loc="left")
     if not run.exchanges:
-        return _nothing(axes, "nothing was sent")
+        return say_nothing(axes, "nothing was sent")
     axes.set_xlabel("sent, seconds since the start")
     axes.set_ylabel("latency, s")
     answered = [each for each in run.exchanges if each.is_success]
@@ -92,12 +86,12 @@ def latency(axes: Axes, run: Run) -> None:
             marker="x",
             s=60,
         )
-    label = f"objective {_seconds(run.slo_ms)}"
+    label = f"objective {seconds(run.slo_ms)}"
     axes.axhline(run.slo_ms / 1000, color=BLACK, linestyle="--", linewidth=1.5, label=label)
     _scale(axes.set_yscale, [each.latency_ms for each in run.exchanges])
     if axes.get_yscale() == "linear":
         axes.set_ylim(bottom=0)
-    _legend(axes)
+    legend_beside(axes)
     return None
 
 
@@ -106,19 +100,19 @@ def ttft(axes: Axes, run: Run) -> None:
     axes.set_title("Time to first token", loc="left")
     values = known(each.ttft_ms for each in run.exchanges if each.is_success)
     if not values:
-        return _nothing(axes, "no request was answered by a stream")
+        return say_nothing(axes, "no request was answered by a stream")
     axes.set_xlabel("time to first token, s")
     axes.set_ylabel("requests")
     is_log = _is_wide(values)
     axes.hist([value / 1000 for value in values], bins=_bins(values, is_log), color=SKY, edgecolor="white")
     if is_log:
         axes.set_xscale("log")
-        _plain_numbers(axes.xaxis)
+        plain_numbers(axes.xaxis)
     for percent, colour, style in zip(PERCENTILES, (BLUE, ORANGE, VERMILION), ("-", "--", ":"), strict=True):
         at = quantile(values, percent / 100)
         assert at is not None
-        axes.axvline(at / 1000, color=colour, linestyle=style, label=f"p{percent}: {_seconds(at)}")
-    _legend(axes)
+        axes.axvline(at / 1000, color=colour, linestyle=style, label=f"p{percent}: {seconds(at)}")
+    legend_beside(axes)
     return None
 
 
@@ -131,7 +125,7 @@ def queue_wait(axes: Axes, run: Run) -> None:
     ]
     curves = [(name, values) for name, values in curves if values]
     if not curves:
-        return _nothing(axes, "the server did not say how long requests waited")
+        return say_nothing(axes, "the server did not say how long requests waited")
     longest = max(values[-1] for _, values in curves)
     for index, (name, values) in enumerate(curves):
         shares = [100 * (number + 1) / len(values) for number in range(len(values))]
@@ -161,7 +155,7 @@ def prediction(axes: Axes, run: Run) -> None:
         if each.is_success and each.server.predicted_ttft_ms is not None and each.ttft_ms is not None
     ]
     if not points:
-        return _nothing(axes, "the server predicted nothing")
+        return say_nothing(axes, "the server predicted nothing")
     for index, (name, members) in enumerate(_by_model([each for each, _, _ in points])):
         chosen = {id(each) for each in members}
         axes.scatter(
@@ -177,25 +171,20 @@ def prediction(axes: Axes, run: Run) -> None:
         )
     ends = [value for _, *pair in points for value in pair]
     low, high = min(ends) / 1.5, max(ends) * 1.5
-    axes.plot([low, high], [low, high], color=BLACK, linewidth=1.5, label="predicted = measured")
-    band = [low / 2, high / 2], [low * 2, high * 2]
-    axes.fill_between([low, high], *band, color=BLACK, alpha=0.1, linewidth=0, label="within a factor of 2")
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+    draw_diagonal(axes, low, high)
     axes.set_xlabel("predicted, s")
     axes.set_ylabel("measured at the client, s")
-    for axis in (axes.xaxis, axes.yaxis):
-        _plain_numbers(axis)
     axes.set_title(f"{title}\nmean error {prediction_error(each for each, _, _ in points):.0%}", loc="left")
-    _legend(axes)
+    legend_beside(axes)
     return None
 
 
 def slo(axes: Axes, run: Run) -> None:
     """Which classes were served in time? Failures count as missed."""
-    axes.set_title(f"Answered within {_seconds(run.slo_ms)}, of all requests sent", loc="left")
+    axes.set_title(f"Answered within {seconds(run.slo_ms)}, of all requests sent", loc="left")
     groups = [*classes(run.exchanges), ("all", list(run.exchanges))]
     if not run.exchanges:
-        return _nothing(axes, "nothing was sent")
+        return say_nothing(axes, "nothing was sent")
     names = [f"{name.replace('_', ', ')} ({len(members)})" for name, members in groups]
     rates = [100 * (attainment(members, run.slo_ms) or 0.0) for _, members in groups]
     colours = [BLUE] * (len(groups) - 1) + [BLACK]
@@ -225,14 +214,7 @@ def _by_model(exchanges: Sequence[Exchange]) -> list[tuple[str, list[Exchange]]]
     groups: dict[str, list[Exchange]] = {name: [] for name in sorted(shown)}
     for each in exchanges:
         groups.setdefault(each.model if each.model in shown else OTHERS, []).append(each)
-    return [(_short(name), members) for name, members in groups.items()]
-
-
-def _short(name: str) -> str:
-    """The end of a long name is what tells it from others, and its owner is what it can lose first."""
-    if len(name) > NAME_CHARACTERS_MAX:
-        name = name.rpartition("/")[2]
-    return name if len(name) <= NAME_CHARACTERS_MAX else f"…{name[1 - NAME_CHARACTERS_MAX :]}"
+    return [(short_name(name), members) for name, members in groups.items()]
 
 
 def _is_wide(values: Sequence[float]) -> bool:
@@ -255,24 +237,3 @@ def _bins(values: Sequence[float], is_log: bool) -> list[float]:
     if is_log:
         return [low * (high / low) ** (number / count) for number in range(count + 1)]
     return [low + (high - low) * number / count for number in range(count + 1)]
-
-
-def _plain_numbers(axis: mpl.axis.Axis) -> None:
-    """0.5 and 20 instead of powers of ten; where an axis spans little, its minor ticks are named as well."""
-    axis.set_major_formatter("{x:g}")
-    low, high = axis.get_view_interval()
-    if low > 0 and high / low < 30:
-        axis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "125" else "")
-
-
-def _legend(axes: Axes) -> None:
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.3)
-
-
-def _seconds(ms: float) -> str:
-    return f"{ms / 1000:.3g} s" if ms >= 1000 else f"{ms:.3g} ms"
-
-
-def _nothing(axes: Axes, why: str) -> None:
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center")

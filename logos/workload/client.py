@@ -29,7 +29,6 @@ from logos.workload.exchanges import Exchange, Run, ServerFigures, Status
 from logos.workload.rows import WorkloadRow
 
 CONNECT_TIMEOUT_S = 30.0
-TOTAL_TIMEOUTS = 30  # a request that says something now and then is given up after so many time-outs
 KEEP_ALIVE_S = 2.0  # shorter than servers keep a connection, or a request meets one that is just being closed
 READ_BYTES = 256 * 1024
 OPEN_FILES_SPARE = 64
@@ -37,22 +36,20 @@ OPEN_FILES_SPARE = 64
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a workload goes. `api_base` is with or without /v1; `timeout_s` is how long no byte may come."""
+    """Where a workload goes. `api_base` is with or without /v1; `timeout_s` is how long no byte may come, and
+    `total_timeout_s` how long a request may take that says something now and then."""
 
     api_base: str
     key: str = field(repr=False)
     slo_ms: float = 10_000.0
     timeout_s: float = 120.0
+    total_timeout_s: float = 3600.0
     speed: float = 1.0
     declare_slo: bool = False
 
     @property
     def root(self) -> str:
         return self.api_base.rstrip("/").removesuffix("/v1")
-
-    @property
-    def total_timeout_s(self) -> float:
-        return self.timeout_s * TOTAL_TIMEOUTS
 
     @property
     def is_here(self) -> bool:
@@ -308,14 +305,13 @@ async def _sleep_unless(stop: asyncio.Event, seconds: float) -> None:
 
 
 async def _finish(tasks: Sequence[asyncio.Task[Exchange]], stop: asyncio.Event) -> None:
-    """Waits for all tasks; once `stop` is set, cancels the ones that still run."""
+    """Waits for all tasks; once `stop` is set, cancels the ones that still run (all have begun by then)."""
     if not tasks:
         return
     stopped = asyncio.create_task(stop.wait())
     everything = asyncio.ensure_future(asyncio.wait(tasks))
     await asyncio.wait([stopped, everything], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    await asyncio.sleep(0)  # a task that is cancelled before its first step would leave no exchange
     for task in tasks:
         task.cancel()
     await everything

@@ -52,6 +52,7 @@ async def replayed(rows: Sequence[WorkloadRow], target: Target) -> Run:
     replay = Replay(rows, target)
     stop = asyncio.Event()
     shown = asyncio.create_task(progress.show(replay.counts))
+    await asyncio.sleep(0)  # the first drawing takes its time before the run begins, not from the first request
     try:
         with _stopping(stop):
             run = await replay.run(stop)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -230,7 +229,7 @@ class _Cells:
             value = float(text)
         except ValueError:
             raise self._wrong("arrival_offset", f"{_shown(text)} is not a number of milliseconds") from None
-        if not math.isfinite(value) or not 0 <= value <= ARRIVAL_MS_MAX:
+        if not 0 <= value <= ARRIVAL_MS_MAX:
             raise self._wrong("arrival_offset", f"{_shown(text)} should be 0 or more milliseconds, at most a year")
         return value
 

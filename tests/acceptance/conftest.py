@@ -11,11 +11,26 @@ from typing import Any
 import httpx
 import pytest
 
+from logos.config import DEFAULT_WORLD
 from tests.support.logos_up import Platform
 from tests.support.upstream import Answer, ScriptedUpstream
 
-# Simulated nodes of the default world; few replicas, because there may be few cores.
-CONFIG = {"server": {"drain_grace_s": 3.0}, "gateway": {"replicas_min": 2, "replicas_max": 2}}
+# The default world, and a small node in a pool of its own; few replicas, because there may be few cores.
+SMALL_POOL = "small"
+SMALL_NODE = {
+    "name": "small-1",
+    "provider": SMALL_POOL,
+    "gpus": 1,
+    "memory_gib": 20,
+    "pace": {"load_s": 1.0, "wake_s": 0.4, "sleep_s": 0.8},
+}
+CONFIG = {
+    "server": {"drain_grace_s": 3.0},
+    "gateway": {"replicas_min": 2, "replicas_max": 2},
+    "scheduler": {"protected_s": 1.0},
+    **DEFAULT_WORLD,
+    "nodes": [*DEFAULT_WORLD["nodes"], SMALL_NODE],
+}
 UPSTREAM_KEY = "sk-upstream-secret-0123456789"
 PRICES = {"prompt": 1.0, "completion": 2.0}
 

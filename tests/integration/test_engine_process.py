@@ -199,12 +199,15 @@ async def test_an_engine_survives_kill_9_of_its_parent_and_is_found_again(
             await EngineProcess(record.launch, session, record.identity).stop(1)
 
 
-async def test_a_loading_engine_that_does_not_listen_yet_is_ended(
+async def test_an_engine_that_does_not_listen_yet_is_taken_over_while_it_loads_and_ended_later(
     own_engine: EngineProcess, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     path = tmp_path / "engines.json"
     record = record_of(own_engine, EngineState.LOADING)
-    write_records(path, [replace(record, launch=replace(record.launch, port=free_port()))])
+    elsewhere = replace(record, launch=replace(record.launch, port=free_port()))
+    write_records(path, [elsewhere])
+    assert [state for _, state in (await adopt(path, session)).adopted] == [EngineState.LOADING]
+    write_records(path, [replace(elsewhere, state=EngineState.AWAKE)])
     adoption = await adopt(path, session)
     assert adoption.ended == (own_engine.engine_id,)
     assert not own_engine.alive()

@@ -177,6 +177,16 @@ def test_a_running_engine_does_not_yield_to_one_that_waits() -> None:
     assert it.states()[ONE] == "draining"
 
 
+def test_when_a_request_arrives_scores_do_not_count_against_what_runs() -> None:
+    it = world("ettft", parallel=1)
+    it.arrives(patient("x", 1))
+    until(it, 196.0)  # its score has faded to next to nothing
+    it.arrives(patient("a", 2))
+    assert it.states()[ONE] == "awake"
+    until(it, 200.1)
+    assert it.states()[ONE] == "draining"
+
+
 def test_what_waits_for_the_running_engine_counts_for_it() -> None:
     it = world("ettft", parallel=1)
     it.arrive(patient("x", 1), patient("y", 1))

@@ -135,3 +135,10 @@ def test_what_nobody_uses_is_ended_once_gateways_have_introduced_themselves() ->
     world.node_seen(node("n", 24), EngineSeen("n/m1/1", 1, (0,), EngineState.AWAKE, 16 * 1024))
     assert world.declares(pooled(2)) == []
     assert stops(world.passes(2.1)) == ["n/m1/1"]
+
+
+def test_an_engine_that_has_slept_before_a_restart_still_takes_host_memory() -> None:
+    world = World(pooled(1))
+    world.node_seen(node("n", 24), EngineSeen("n/m1/1", 1, (0,), EngineState.AWAKE, 16 * 1024, has_slept=True))
+    [seen] = world.scheduler.summary()["nodes"]
+    assert seen["host_taken_mib"] == 16 * 1024

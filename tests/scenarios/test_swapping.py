@@ -361,7 +361,8 @@ def test_a_claimant_whose_sleeping_engine_dies_is_loaded_instead() -> None:
     world.cold(M1)
     assert world.states() == {M2: "draining"}
     assert sleeps(world.finishes("second")) == [M2]
-    assert [each.endpoint_id for each in loads(world.asleep(M2))] == [1]
+    commands = world.asleep(M2)
+    assert ([each.endpoint_id for each in loads(commands)], wakes(commands)) == ([1], [])
 
 
 def test_a_victim_that_dies_makes_room_too() -> None:

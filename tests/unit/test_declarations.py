@@ -122,6 +122,11 @@ def test_a_server_resolves_no_secret() -> None:
         ({"models": [{"name": "a"}, {"name": "b", "engine": {"gpu": 1}}]}, "valid key is models[1].engine.gpus"),
         ({"modles": []}, "unknown key modles: the nearest valid key is models"),
         ({"models": [{"name": "m", "engine": {}}]}, "models[0].engine.memory_gib is missing"),
+        (
+            {"models": [{"name": "m", "engine": {"memory_gib": 2, "residue_gib": 2.5}}]},
+            "models[0].engine: residue_gib 2.5 is above memory_gib 2",
+        ),
+        ({"slo": {"interactive": {"ttft_ms": 0}}}, "slo.interactive.ttft_ms: should be greater than or equal to 1"),
         ({"models": [{"name": "auto"}]}, "models[0].name: this name asks for a model to be chosen"),
         ({"models": [{"name": "logos-v1__x"}]}, "models[0].name: this name asks"),
         ({"models": [{"name": "a"}, {"name": "a"}]}, "models[1]: a is declared twice"),

@@ -34,15 +34,16 @@ class Letters:
 
     def __init__(self) -> None:
         self.away = False
-        self.closed = False
+        self.refused = 0
 
     async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         if self.away:
+            self.refused += 1
             raise EmbeddingUnavailable
         return np.array([[text.count(letter) for letter in "abc"] for text in texts], dtype=np.float32)
 
     async def close(self) -> None:
-        self.closed = True
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,7 @@ async def test_changes_of_the_catalogue_are_followed_within_a_second(accounts: A
     assert found == {ids["one"]: pytest.approx(0.0), ids["two"]: pytest.approx(2**-0.5)}
     await accounts.administer("delete", {"kind": "model", "ref": "one"})
     await knows(classifier, 1)
+    assert len(classifier._declared) == 1  # what is declared no more is not kept
 
 
 async def test_while_the_embedding_is_away_it_says_so_and_afterwards_it_catches_up(
@@ -126,6 +128,9 @@ async def test_while_the_embedding_is_away_it_says_so_and_afterwards_it_catches_
     classifier = await start(letters)
     with pytest.raises(EmbeddingUnavailable):
         await classifier.meaning("a", (ids["one"],))
+    async with asyncio.timeout(2):
+        while letters.refused < 2:  # the prompt, and the description
+            await asyncio.sleep(0.01)
     letters.away = False
     await knows(classifier, 1, within_s=3.0)
     classifier.check_health()
@@ -213,7 +218,7 @@ async def test_votes_in_the_space_of_another_embedding_count_for_quality_alone(
 ) -> None:
     ids = await declare(accounts, [{"name": "one", "description": "aaa"}])
     store = FeedbackStore(database_url)
-    await store.put(Vote("r1", 7, ids["one"], True, "another", quantised(np.ones(9, dtype=np.float32)).tobytes()))
+    await store.put(Vote("r1", 7, ids["one"], True, "another", quantised(np.eye(3, dtype=np.float32)[1]).tobytes()))
     await store.close()
     classifier = await start(Letters())
     await knows(classifier, 1)
@@ -271,7 +276,8 @@ def test_only_the_last_prompts_are_remembered() -> None:
     for number in range(5):
         prompts.put(f"r{number}", np.full(8, number, dtype=np.int8))
     assert [prompts.get(f"r{number}") is not None for number in range(5)] == [False, False, True, True, True]
-    prompts.put("r4", np.zeros(9, dtype=np.int8))
-    assert len(prompts) == 3
+    prompts.put("r4", np.zeros(2, dtype=np.int8))
+    prompts.put("r5", np.zeros(2, dtype=np.int8))
+    assert len(prompts) == 3  # by number: their bytes would fit
     prompts.put("big", np.zeros(20, dtype=np.int8))
-    assert [name for name in ("r2", "r3", "r4", "big") if prompts.get(name)] == ["big"]
+    assert [name for name in ("r3", "r4", "r5", "big") if prompts.get(name)] == ["r4", "r5", "big"]

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from logos.actors.ledger import Ledger
+from logos.actors.ledger import METRICS_KEPT_INTERVAL_S, Ledger
 from logos.domain.records import Charge
 from logos.gateway.outbox import Outbox
 from logos.gateway.ports import LedgerPort
 from logos.gateway.shipper import Shipper
 from logos.storage.embedded import EmbeddedPostgres
+from logos.storage.ledger_writer import LedgerWriter
 from logos.storage.migrate import migrate
 from logos.telemetry.metrics import Instruments
 from tests.support.postgres import value
@@ -138,3 +139,41 @@ async def test_metrics_are_the_sum_over_gateways(ledger: Ledger) -> None:
     text = (await ledger.metrics()).decode()
     assert 'logos_requests_total{model="m",outcome="success",provider="p"} 2.0' in text
     assert "logos_database_up 1.0" in text
+
+
+def counted(requests: int) -> bytes:
+    instruments = Instruments()
+    for _ in range(requests):
+        instruments.request_ended("m", "p", "success", 0.5)
+    instruments.in_flight(1)
+    return instruments.snapshot()
+
+
+async def test_a_restarted_ledger_goes_on_with_the_counters_of_gateways_that_have_died(database_url: str) -> None:
+    now = [100.0]
+    first = Ledger(database_url, clock=lambda: now[0])
+    for gateway, requests in (("dead", 3), ("living", 5)):
+        now[0] += METRICS_KEPT_INTERVAL_S
+        await first.push_metrics(gateway, counted(requests))
+    await first.close()
+    again = Ledger(database_url, clock=lambda: now[0], restarted=True)
+    await again.push_metrics("living", counted(6))
+    await asyncio.sleep(0.5)
+    text = (await again.metrics()).decode()
+    assert 'logos_requests_total{model="m",outcome="success",provider="p"} 9.0' in text
+    assert "logos_in_flight 1.0" in text, "the gauges of the dead do not count"
+    await again.close()
+
+
+async def test_a_ledger_that_starts_for_the_first_time_counts_from_zero(ledger: Ledger, database_url: str) -> None:
+    kept = LedgerWriter(database_url)
+    await kept.keep("metrics of gateways", "not a dump")
+    assert await kept.kept("metrics of gateways") == "not a dump"
+    assert await kept.kept("nothing") is None
+    await ledger.push_metrics("g", counted(1))
+    again = Ledger(database_url, restarted=True)
+    await again.push_metrics("g", counted(2))  # what cannot be read is told in the log, and that is all
+    await asyncio.sleep(0.3)
+    assert b'provider="p"} 2.0' in await again.metrics()
+    await again.close()
+    await kept.close()

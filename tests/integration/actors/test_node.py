@@ -29,11 +29,13 @@ class Scheduler:
         self.done: list[EngineDone] = []
         self.failed: list[str] = []
         self.reports: list[EngineReported] = []
+        self.slept: set[str] = set()
 
     async def node_seen(
         self, node: Node, engines: tuple[EngineSeen, ...], addresses: tuple[tuple[str, str], ...]
     ) -> int:
         self.seen.append({engine.engine_id: engine.state for engine in engines})
+        self.slept = {engine.engine_id for engine in engines if engine.has_slept}
         return self.epoch
 
     async def node_reported(self, node_id: str, epoch: int, reports: tuple[EngineReported, ...]) -> bool:
@@ -54,7 +56,7 @@ class Lives:
         self.directory = directory
         self.scheduler = scheduler
         self.current: NodeActor | None = None
-        self._dead: list[NodeActor] = []  # still the parents of their engines, as far as this process is concerned
+        self.dead: list[NodeActor] = []  # still the parents of their engines, as far as this process is concerned
 
     async def begin(self, **more: Any) -> NodeActor:
         settings = NodeSettings("n", 1, (Gpu(0, 16384), Gpu(1, 16384)), 0, True, self.directory, FLAGS, **more)
@@ -71,7 +73,7 @@ class Lives:
             if task is not None:
                 task.cancel()
         await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
-        self._dead.append(node)
+        self.dead.append(node)
         assert node._session is not None
         await node._session.close()
 
@@ -87,6 +89,10 @@ async def lives(tmp_path: Path, scheduler: Scheduler) -> AsyncIterator[Lives]:
     yield made
     if made.current is not None:
         await made.current.shut_down()
+    for node in made.dead:
+        for engine in node._engines.values():
+            if engine.process._child is not None:
+                engine.process._child.wait(5)
 
 
 def order(engine_id: str = "n/m/1", *, gpus: tuple[int, ...] = (0,), args: tuple[str, ...] = ()) -> EngineOrder:
@@ -143,6 +149,10 @@ async def test_a_sleeping_engine_is_adopted_asleep_and_wakes(lives: Lives, sched
     await until(lambda: len(scheduler.seen) > 1)
     assert scheduler.seen[-1] == {"n/m/1": EngineState.ASLEEP}
     assert (await node.wake("n/m/1")).state is EngineState.AWAKE
+    await lives.die()
+    await lives.begin()
+    await until(lambda: scheduler.seen[-1] == {"n/m/1": EngineState.AWAKE})
+    assert scheduler.slept == {"n/m/1"}, "its weights are still in host RAM"
 
 
 async def test_a_sleep_that_was_begun_in_another_life_is_ended_and_told(lives: Lives, scheduler: Scheduler) -> None:

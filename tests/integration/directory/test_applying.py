@@ -8,7 +8,7 @@ from logos.actors.administration import Administration
 from logos.config import Settings
 from logos.declarations import Declaration
 from logos.domain.errors import BadRequest, Conflict, DatabaseUnavailable, InvalidDeclaration, LogosError, NotFound
-from logos.domain.nouns import EngineSpec, LogLevel, Privacy
+from logos.domain.nouns import EngineSpec, LogLevel, Mode, Privacy
 from tests.support.postgres import value
 
 WHOLE: dict[str, Any] = {
@@ -296,3 +296,27 @@ def test_a_database_that_is_away_is_said_without_its_password() -> None:
     assert "pass-secret" not in str(caught.value)
     assert caught.value.__cause__ is None
     away.close()
+
+
+def test_figures_of_sleep_and_deadlines_by_mode_reach_the_catalogue(administration: Administration) -> None:
+    administration.perform("apply", WHOLE)
+    before = administration.load().catalogue
+    assert before.slo.of(Mode.INTERACTIVE).ttft_s == 2.0
+    assert before.slo.of(Mode.BATCH).total_s == 600.0
+    engine = {"memory_gib": 16, "sleep": False, "residue_gib": 0.5, "host_memory_gib": 20}
+    administration.perform("apply", {"models": [{"name": "sleeper", "engine": engine}]})
+    administration.perform("apply", {"slo": {"interactive": {"ttft_ms": 500, "total_ms": 9000}}})
+    after = administration.load().catalogue
+    assert after.version > before.version
+    assert (after.slo.interactive.ttft_s, after.slo.interactive.total_s) == (0.5, 9.0)
+    [sleeper] = after.endpoints_of[after.model_named["sleeper"].id]
+    assert sleeper.engine is not None
+    assert (sleeper.engine.sleeps, sleeper.engine.residue_mib, sleeper.engine.host_mib) == (False, 512, 20 * 1024)
+
+
+def test_the_salt_of_fingerprints_is_made_once_and_long_enough(administration: Administration) -> None:
+    salt = administration.load().salt
+    assert len(salt) > 60
+    administration.perform("apply", WHOLE)
+    assert administration.load().salt == salt
+    assert salt not in repr(administration.load())

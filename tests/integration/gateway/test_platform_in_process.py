@@ -12,6 +12,7 @@ import pytest
 
 from logos.actors.journal import read_journal, replay_file
 from logos.config import Settings
+from logos.scheduling.events import FirstToken, LeaseReported, RequestFinished, RequestsArrived
 from logos.scheduling.settings import SchedulerSettings
 from tests.support.in_process import InProcessPlatform, in_process_platform
 from tests.support.postgres import rows, value
@@ -276,3 +277,50 @@ async def test_a_scheduler_that_restarts_goes_on_with_what_it_had_learned(databa
     assert opening.learned is not None
     assert any(each.endpoint_id for each in opening.learned.predictor.transitions)
     assert [replay_file(journal) for journal in journals] == [[], []]
+
+
+async def test_the_scheduler_hears_prices_fingerprints_and_what_came_of_each_request(
+    database_url: str, tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    settings = Settings.default_world().model_copy(update={"nodes": ()})
+    declaration = {
+        "providers": [{"name": "far", "kind": "openai", "base_url": upstream.base_url, "privacy": "LOCAL"}],
+        "models": [
+            {"name": "m", "weights": {"quality": 5}, "endpoints": [{"provider": "far", "max_parallel": 8}]},
+            {"name": "better", "weights": {"quality": 9}},
+        ],
+        "prices": [{"model": "m", "currency": "EUR", "per_million": {"prompt": 1.5, "completion": 2}}],
+        "keys": [{"name": "tests", "key": KEY}],
+    }
+    upstream.answer("m", chat_or_streamed(pace_s=0.03))
+    system = {"role": "system", "content": "Be brief. " * 20}
+    body = {"model": "m", "messages": [system, {"role": "user", "content": "Hello"}], "max_tokens": 30}
+    async with (
+        in_process_platform(database_url, tmp_path, settings=settings, declaration=declaration) as platform,
+        client_of(platform) as client,
+    ):
+        for stream in (True, False):
+            answer = await client.post(CHAT, json={**body, "stream": stream}, headers={"x-logos-slo-ms": "7000"})
+            assert answer.status_code == 200
+        await until(lambda: is_idle(platform))
+        await asyncio.sleep(0.6)  # what happened under leases is reported four times a second
+    (journal,) = (tmp_path / "journal").glob("*.jsonl")
+    _, entries = read_journal(journal)
+    told = [event for event, _ in entries]
+    [arrived] = [each for event in told if isinstance(event, RequestsArrived) for each in event.requests]
+    [candidate] = arrived.candidates
+    assert (candidate.prompt_price, candidate.completion_price) == (150_000_000, 200_000_000)
+    assert candidate.quality == 0.0
+    assert arrived.prefix is not None
+    assert 50 < arrived.prefix_tokens < arrived.prompt_tokens
+    assert (arrived.slo_ttft_s, arrived.slo_total_s) == (None, 7.0)
+    [first] = [event for event in told if isinstance(event, FirstToken)]
+    [finished] = [event for event in told if isinstance(event, RequestFinished)]
+    assert 0.0 < first.ttft_s < finished.total_s
+    assert finished.prompt_tokens > 0
+    assert finished.completion_tokens > 0
+    [ended] = [each for event in told if isinstance(event, LeaseReported) for each in event.ended]
+    assert ended.ok
+    assert ended.ttft_s is None, "the first byte of a whole answer is not its first token"
+    assert (ended.prompt_tokens, ended.completion_tokens) == (finished.prompt_tokens, finished.completion_tokens)
+    assert rows(database_url, "SELECT slo_ttft_ms, predicted_ttft_ms IS NULL FROM log_entry") == [(7000, False)] * 2

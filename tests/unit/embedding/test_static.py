@@ -33,6 +33,8 @@ DESCRIPTIONS = ["program code and debugging", "mathematics, equations and proofs
         ("what is the integral of cos(x)", 1),
         ("how do you say good night in Portuguese", 2),
         ("Warum stürzt mein Programm beim Start ab?", 0),
+        ("Meine Schleife hört nie auf, wo ist der Fehler?", 0),
+        ("Wie groß ist die Wahrscheinlichkeit für zwei Sechsen beim Würfeln?", 1),
         ("Löse die Gleichung 4x + 2 = 10", 1),
         ("Was heißt Schmetterling auf Französisch?", 2),
     ],

@@ -16,7 +16,7 @@ from logos.domain.nouns import Place
 from logos.scheduling import commands, events
 
 # Version and fingerprint belong together.
-CONTRACT = (2, "8d7ac43ede115c2d")
+CONTRACT = (2, "d02c2606eb3e83f3")
 
 EVENTS = get_args(events.Event)
 COMMANDS = get_args(commands.Command)

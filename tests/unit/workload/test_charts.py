@@ -6,6 +6,7 @@ from matplotlib.image import imread
 
 from logos.domain.nouns import Mode, Priority
 from logos.workload import charts
+from logos.workload.chart_style import COLOURS
 from logos.workload.exchanges import Exchange, Run, Status
 from tests.support.exchanges import exchange, failed, run_of
 
@@ -74,7 +75,7 @@ def test_latency_names_the_models_the_objective_and_the_failures() -> None:
 def test_models_beyond_the_colours_are_one_group() -> None:
     told = texts(drawn("latency", RUNS["more models than colours"]))
     assert "others (" in told
-    assert told.count("model-") <= len(charts.COLOURS) - 1
+    assert told.count("model-") <= len(COLOURS) - 1
 
 
 def test_the_percentiles_of_the_first_token_are_written_out() -> None:

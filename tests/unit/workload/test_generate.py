@@ -37,6 +37,10 @@ def test_the_rate_is_kept_within_the_duration(arrivals: Arrivals) -> None:
     assert 0 <= rows[0].arrival_ms <= rows[-1].arrival_ms < 200_000
 
 
+def test_the_rate_is_that_of_requests_however_long_conversations_are() -> None:
+    assert len(generate(replace(BUSY, turns=5, think_s=1.0))) == pytest.approx(4000, rel=0.1)
+
+
 def test_arrivals_differ_in_how_crowded_they_are() -> None:
     assert variation(generate(replace(BUSY, arrivals=Arrivals.STEADY))) == pytest.approx(0, abs=1e-3)
     assert variation(generate(BUSY)) == pytest.approx(1, rel=0.15)

@@ -34,11 +34,11 @@ def test_the_summary_is_metric_value_unit(tmp_path: Path) -> None:
 
 def test_the_details_have_a_row_per_request_sent_and_are_read_back(tmp_path: Path) -> None:
     row = WorkloadRow('odd, "id"', 0.0, {}, extra={"team": "red", "status": "mine"})
-    run = run_of(exchange(1), failed(2), exchange(3, row=row, text='say "a",\nb\0'))
+    run = run_of(exchange(1), failed(2), exchange(3, row=row, latency_ms=1001.0, text='say "a",\nb\0'))
     write_details(tmp_path / "x", run)
     first, second, third = read_details(tmp_path / "x.csv")
     assert first["ttft_ms"] == "100"
-    assert (first["slo_met"], second["slo_met"]) == ("true", "false")
+    assert [row["slo_met"] for row in (first, second, third)] == ["true", "false", "false"]
     assert (second["status"], second["http_status"], second["error"]) == ("failed", "500", "HTTP 500: it broke")
     assert (second["ttft_ms"], second["team"]) == ("", "")
     assert (third["request_id"], third["team"], third["status"]) == ('odd, "id"', "red", "success")

@@ -46,6 +46,10 @@ def test_a_request_that_still_ran_at_the_end_was_sent_and_missed() -> None:
     assert (found["slo_attainment_rate"], found["run_complete"]) == (0.5, 0.0)
 
 
+def test_a_run_of_which_a_request_was_not_sent_is_not_complete() -> None:
+    assert metrics(run_of(exchange(1), rows=2))["run_complete"] == 0.0
+
+
 def test_a_complete_run_may_have_failures() -> None:
     assert metrics(run_of(failed(1)))["run_complete"] == 1.0
 

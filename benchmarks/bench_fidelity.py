@@ -1,0 +1,301 @@
+"""Whether the simulation tells the truth: one generated trace on a live platform and in simulation, side by side.
+
+The world is `contention` (three models of which two fit), the trace ten minutes of it, compressed in time: every pace,
+transition, deadline and waiting rule is `--time-scale` times as long on both sides, so both live in the same faster
+world, and only what the live path adds (HTTP, Ray, processes) is not compressed. Live is a whole `logos up` with
+simulated engines behind real HTTP. The first tokens' p50 and p95 (from sending to first byte, at the client) should be
+within 15 % of the simulation's median over a few runs with arrivals a few milliseconds later, for swaps amplify chance.
+The live run's journal must replay to the same commands. Nothing else should run on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from logos.actors.journal import replay_file
+from logos.domain.nouns import EngineSpec, SloClass, SloTargets
+from logos.scheduling.settings import SchedulerSettings
+from logos.simulation.arrivals import Arrival
+from logos.simulation.cluster import read_world
+from logos.simulation.engine import EnginePace
+from logos.simulation.figures import figures, quantile
+from logos.simulation.kernel import simulate
+from logos.simulation.lengths import output_tokens
+from logos.simulation.run import Run, Status
+from logos.simulation.world import EngineProfile, World
+from tests.support.logos_up import ROOT_KEY, Platform
+
+LIMIT = 0.15
+TRACE_S = 600.0  # of the uncompressed world, like every time here but those called live
+WARM_UP_S = (0.0, 25.0, 50.0)  # when each model is asked for once, so that all have engines
+TRACE_FROM_S = 100.0
+LOAD_S = 2.0
+SLO_S = 10.0
+QUEUE_TIMEOUT_S = 600.0
+PROMPT = "Explain why the sky is blue to a child that has just asked, in words that it knows. " * 2 + "Now, please."
+PROMPT_TOKENS = -(-len(PROMPT) // 4) + 4
+OUTPUT_TOKENS = (110, 420)
+JITTER_LIVE_S = 0.005
+JITTERED_RUNS = 9
+SCALED = ("swap_linger_max_s", "swap_wait_max_s", "swap_review_s", "idle_in_the_way_s", "idle_sleep_s", "protected_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One request of the trace: when, to which model, and how many tokens its answer has."""
+
+    at: float
+    model: str
+    tokens: int
+
+
+def trace(world: World, load: int, seed: int) -> list[Sent]:
+    """`load` requests over ten minutes, models even, lengths from the world's tables; the warm-up before it."""
+    chance = random.Random(seed)
+    names = [model.name for model in world.catalogue.models]
+    warm_up = [Sent(at, name, 8) for at, name in zip(WARM_UP_S, names, strict=True)]
+    times = sorted(TRACE_FROM_S + chance.uniform(0.0, TRACE_S) for _ in range(load))
+    return [*warm_up, *(_drawn(world, at, chance) for at in times)]
+
+
+def _drawn(world: World, at: float, chance: random.Random) -> Sent:
+    model = chance.choice(world.catalogue.models)
+    return Sent(
+        at, model.name, output_tokens(world.shares_of(model.id), chance.random(), chance.randint(*OUTPUT_TOKENS))
+    )
+
+
+def settings_of(policy: str, scale: float) -> SchedulerSettings:
+    """The defaults, as fast as the world."""
+    settings = SchedulerSettings(policy=policy)
+    return replace(settings, **{name: getattr(settings, name) * scale for name in SCALED})
+
+
+# The simulated side.
+
+
+def compressed(world: World, scale: float) -> World:
+    """The world of the trace: no engines yet, and everything `scale` times as long."""
+    return replace(
+        world,
+        catalogue=replace(world.catalogue, slo=SloTargets(SloClass(ttft_s=SLO_S * scale))),
+        nodes=tuple(replace(node, engines=()) for node in world.nodes),
+        engines={
+            endpoint_id: EngineProfile(_paced(profile.pace, scale), replace(profile.times, load_s=LOAD_S).times(scale))
+            for endpoint_id, profile in world.engines.items()
+        },
+        queue_timeout_s=QUEUE_TIMEOUT_S * scale,
+    )
+
+
+def _paced(pace: EnginePace, scale: float) -> EnginePace:
+    return replace(
+        pace,
+        step_base_s=pace.step_base_s * scale,
+        step_per_sequence_s=pace.step_per_sequence_s * scale,
+        prefill_per_token_s=pace.prefill_per_token_s * scale,
+    )
+
+
+def simulated(world: World, sent: Sequence[Sent], settings: SchedulerSettings, scale: float, jitter: int = 0) -> Run:
+    chance = random.Random(jitter)
+    arrivals = [
+        Arrival(
+            f"r{number}",
+            each.at * scale + (chance.uniform(0.0, JITTER_LIVE_S) if jitter else 0.0),
+            ((each.model, 0.0),),
+            PROMPT_TOKENS,
+            each.tokens,
+            each.tokens,
+        )
+        for number, each in enumerate(sent)
+    ]
+    return simulate(compressed(world, scale), arrivals, settings)
+
+
+def first_tokens(run: Run, scale: float) -> list[float]:
+    """Of the trace without its warm-up, in seconds of the compressed world."""
+    traced = [each for each in run.outcomes if each.arrival.at >= TRACE_FROM_S * scale]
+    return [each.ttft_s for each in traced if each.status is Status.OK and each.ttft_s is not None]
+
+
+# The live side.
+
+
+def configuration(world: World, settings: SchedulerSettings, scale: float) -> dict[str, Any]:
+    """The same world as a config file."""
+    [node] = world.nodes
+    engines = {world.model_name_at[each.id]: each for each in world.catalogue.endpoints}
+    return {
+        "gateway": {"replicas_min": 1, "replicas_max": 1},
+        "scheduler": {
+            "policy": settings.policy,
+            "queue_timeout_s": QUEUE_TIMEOUT_S * scale,
+            **{name: getattr(settings, name) for name in SCALED},
+        },
+        "nodes": [
+            {
+                "name": node.node.id,
+                "gpus": len(node.node.gpus),
+                "memory_gib": node.node.gpus[0].memory_mib / 1024,
+                "host_memory_gib": node.node.host_memory_mib / 1024,
+                "transitions_at_once": node.transitions_at_once,
+                "pace": {"time_scale": scale},
+            }
+        ],
+        "models": [
+            {
+                "name": name,
+                "context_length": 8192,
+                "capabilities": ["chat"],
+                "engine": _engine(endpoint.engine or EngineSpec(), endpoint.max_parallel, world.engines[endpoint.id]),
+            }
+            for name, endpoint in engines.items()
+        ],
+        "slo": {"interactive": {"ttft_ms": round(SLO_S * scale * 1000)}},
+    }
+
+
+def _engine(spec: EngineSpec, max_parallel: int, profile: EngineProfile) -> dict[str, Any]:
+    pace, times = profile.pace, profile.times
+    flags = {
+        "--step-base-ms": pace.step_base_s * 1000,
+        "--step-per-sequence-ms": pace.step_per_sequence_s * 1000,
+        "--prefill-per-token-ms": pace.prefill_per_token_s * 1000,
+        "--kv-cache-tokens": pace.kv_cache_tokens,
+        "--max-num-batched-tokens": pace.prefill_chunk_tokens,
+        "--slowdown": pace.slowdown,
+        "--load-s": LOAD_S,
+        "--wake-s": times.wake_s,
+        "--sleep-s": times.sleep_s,
+    }
+    return {
+        "gpus": spec.gpus,
+        "memory_gib": spec.memory_mib / 1024,
+        "residue_gib": spec.residue_mib / 1024,
+        "max_parallel": max_parallel,
+        "args": [part for name, value in flags.items() for part in (name, str(value))],
+    }
+
+
+@dataclass(slots=True)
+class Live:
+    """What a live run gave."""
+
+    ttft_s: list[float]
+    failed: list[str]
+    late_s: float  # how much later than planned requests were sent, at the 0.95 quantile
+    swaps: float
+    differences: int
+
+
+async def _send(
+    session: aiohttp.ClientSession, url: str, each: Sent, due: float, live: Live, lates: list[float]
+) -> None:
+    await asyncio.sleep(max(0.0, due - time.monotonic()))
+    lates.append(time.monotonic() - due)
+    body = {
+        "model": each.model,
+        "messages": [{"role": "user", "content": PROMPT}],
+        "max_tokens": each.tokens,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
+        if answer.status != 200:
+            live.failed.append(f"{answer.status} {(await answer.text())[:200]}")
+            return
+        await answer.content.readany()
+        if each.at >= TRACE_FROM_S:
+            live.ttft_s.append(time.monotonic() - due)
+        while await answer.content.readany():
+            pass
+
+
+async def _replay(url: str, sent: Sequence[Sent], scale: float, live: Live) -> None:
+    lates: list[float] = []
+    began = time.monotonic() + 1.0
+    timeout = aiohttp.ClientTimeout(total=None)
+    connector = aiohttp.TCPConnector(limit=0)
+    headers = {"authorization": f"Bearer {ROOT_KEY}"}
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector, headers=headers, trust_env=False) as session:
+        await asyncio.gather(*(_send(session, url, each, began + each.at * scale, live, lates) for each in sent))
+    live.late_s = quantile(lates, 0.95)
+
+
+def run_live(world: World, sent: Sequence[Sent], settings: SchedulerSettings, scale: float) -> Live:
+    live = Live([], [], 0.0, 0.0, 0)
+    with Platform(configuration(world, settings, scale)) as platform:
+        asyncio.run(_replay(platform.base_url, sent, scale, live))
+        platform.wait_until_settled(30.0)
+        time.sleep(2.5)  # the scheduler's figures are pushed every 2 s
+        live.swaps = platform.metric("logos_swaps_total")
+        live.differences = len(replay_file(Path(platform.get("/admin/scheduler")["journal"])))
+    return live
+
+
+# Side by side.
+
+
+def compare(live: Live, runs: Sequence[list[float]]) -> list[str]:
+    """Prints the two and returns what missed its limit."""
+    missed = []
+    for q in (0.5, 0.95):
+        spread = sorted(quantile(run, q) for run in runs)
+        expected, found = statistics.median(spread), quantile(live.ttft_s, q)
+        ratio = found / expected
+        print(
+            f"TTFT p{q * 100:g}: live {found:.3f} s, simulated {expected:.3f} s "
+            f"({spread[0]:.3f} to {spread[-1]:.3f}), ratio {ratio:.3f}"
+        )
+        if abs(ratio - 1.0) > LIMIT:
+            missed.append(f"p{q * 100:g} is {ratio:.2f} times the simulated one, not within {LIMIT:.0%}")
+    return missed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", default="slo")
+    parser.add_argument("--load", type=int, default=300, help="requests in ten minutes")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--time-scale", type=float, default=0.25, help="live seconds per second of the trace")
+    parser.add_argument("--simulate-only", action="store_true", help="the simulated side alone")
+    given = parser.parse_args(arguments)
+    world, scale = read_world("contention"), given.time_scale
+    sent, settings = trace(world, given.load, given.seed), settings_of(given.policy, scale)
+    runs = [simulated(world, sent, settings, scale, jitter) for jitter in range(JITTERED_RUNS)]
+    swaps = figures(runs[0])["swaps"]
+    print(
+        f"{given.policy}, {given.load} requests, a second takes {scale:g} s; swaps in simulation: {swaps}", flush=True
+    )
+    if given.simulate_only:
+        values = sorted(quantile(first_tokens(run, scale), 0.5) for run in runs)
+        print(f"simulated p50 {values[0]:.3f} to {values[-1]:.3f} s")
+        return 0
+    live = run_live(world, sent, settings, scale)
+    print(
+        f"live: {len(live.ttft_s)} answered, {len(live.failed)} failed, {live.swaps:g} swaps, sent "
+        f"{live.late_s * 1000:.1f} ms late (p95), {live.differences} differences when the journal is replayed"
+    )
+    missed = compare(live, [first_tokens(run, scale) for run in runs])
+    missed += [f"failed: {each}" for each in live.failed[:3]]
+    if live.differences:
+        missed.append(f"the journal replays with {live.differences} differences")
+    for each in missed:
+        print(f"MISSED: {each}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
