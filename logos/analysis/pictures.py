@@ -42,6 +42,8 @@ SMALLEST_S = 0.01  # what is shorter is drawn here on logarithmic axes
 MODELS_MAX = 12  # rows of one timeline; the busiest are shown
 KEYS_MAX = 12
 LANE = 0.36  # half the height of a bar
+BY = ("model", "key")
+LOG_FROM = 10.0  # a ratio of largest to smallest from which a linear axis would hide differences
 SHOWN_BEYOND = 1.15  # of the time of the last arrival: what a timeline shows at most
 
 Drawing = TypeVar("Drawing", bound=Callable[..., Figure])
@@ -148,9 +150,10 @@ def fairness(stories: Sequence[Story]) -> Figure:
     models, keys = _models(stories), _keys(stories)
     figure = _figure(1.9 + 0.5 * max(len(models), len(keys), 1))
     panels = figure.subplots(1, 2, sharex=True)
-    for axes, by, names in zip(panels, ("model", "key"), (models, keys), strict=True):
+    for axes, by, names in zip(panels, BY, (models, keys), strict=True):
         axes.set_title(f"Mean time to first token by {by}", loc="left", fontsize=14)
         _points(axes, {story.name: mean_ttft_s(story, by) for story in stories}, names)
+    _scale_alike(panels[0], [float(mean) for story in stories for by in BY for mean in mean_ttft_s(story, by)])
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=max(len(stories), 1))
     return figure
 
@@ -162,16 +165,19 @@ def _points(axes: Axes, means: Mapping[str, pd.Series], names: Sequence[str]) ->
         values = [found[names[row]] for row in rows]
         marker = MARKERS[index % len(MARKERS)]
         axes.plot(values, rows, label=story, color=colour, marker=marker, linestyle="none", markersize=11, alpha=0.9)
-    largest = max((found.max() for found in means.values() if len(found)), default=1.0)
-    smallest = min((found.min() for found in means.values() if len(found)), default=1.0)
-    if largest > 10 * smallest > 0:
-        axes.set_xscale("log")
-        plain_numbers(axes.xaxis)
-    else:
-        axes.set_xlim(0, largest * 1.1)
     axes.set_yticks(range(len(names)), [short_name(name) for name in names], fontsize=12)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("seconds")
+
+
+def _scale_alike(shared: Axes, means: Sequence[float]) -> None:
+    """From zero where one look can take in all of them, logarithmic where it cannot; for all panels that share it."""
+    low, high = min(means, default=1.0), max(means, default=1.0)
+    if high > LOG_FROM * low > 0:
+        shared.set_xscale("log")
+        plain_numbers(shared.xaxis)
+    else:
+        shared.set_xlim(0, high * 1.1)
 
 
 @_in_style

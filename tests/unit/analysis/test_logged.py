@@ -114,6 +114,15 @@ def test_an_engine_that_fell_asleep_unseen_is_away_from_when_that_is_known() -> 
     assert spans(first, (10.0, "NodeSeen", seen(("e", "asleep")), [])) == [(Phase.AWAKE, 0.0, 10.0)]
 
 
+def test_a_node_that_introduces_itself_while_an_order_is_carried_out_does_not_end_it() -> None:
+    assert spans(
+        (-30.0, "NodeSeen", seen(("e", "awake")), []),
+        (9.0, "RequestFinished", None, order("SleepEngine")),
+        (10.0, "NodeSeen", seen(("e", "falling_asleep")), []),
+        (12.0, "EngineChanged", changed("asleep", 3.0), []),
+    ) == [(Phase.AWAKE, 0.0, 9.0), (Phase.GOING, 9.0, 12.0)]
+
+
 def test_endpoints_that_are_not_known_have_numbers() -> None:
     line = (
         1.0,

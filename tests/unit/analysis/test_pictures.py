@@ -79,6 +79,18 @@ def test_fairness_has_a_row_for_each_model_and_each_key(compared: list[Story]) -
         assert expected in told
 
 
+def test_models_and_keys_are_drawn_on_the_same_scale_even_if_only_one_of_them_is_uneven() -> None:
+    rows = [
+        {"at_s": 0.0, "model": model, "key": key, "is_answered": True, "wait_s": 0.0, "ttft_s": ttft_s}
+        for model in ("a", "b")
+        for key, ttft_s in (("quick", 0.1), ("slow", 30.0))
+    ]
+    figure = pictures.fairness([Story("x", request_table(rows), span_table([], 0.0))])
+    figure.savefig(io.BytesIO())
+    assert [axes.get_xscale() for axes in figure.axes] == ["log", "log"]
+    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
+
+
 def test_only_stories_that_predicted_are_in_the_picture_of_predictions(compared: list[Story]) -> None:
     told = texts(pictures.prediction(compared))
     assert "slo: median error" in told
