@@ -270,9 +270,9 @@ def test_what_ends_before_the_drain_does_is_admitted_however_many_wait() -> None
 
 def test_what_would_prolong_the_drain_is_admitted_only_while_few_wait() -> None:
     for waiting, admitted in ((1, ["longer"]), (20, [])):
-        it = running(1000)
+        it = running(600)
         it.arrive(*(patient(f"a{each}", 2) for each in range(waiting)))
-        assert dispatched(it.arrives(patient("longer", 1, output_tokens_max=1600))) == admitted
+        assert dispatched(it.arrives(patient("longer", 1, output_tokens_max=900))) == admitted
 
 
 def test_of_what_waits_for_a_victim_the_shortest_is_admitted_first() -> None:
