@@ -11,7 +11,7 @@ import pytest
 from logos.actors.journal import replay_file
 from tests.acceptance.conftest import SMALL_POOL, World
 from tests.support.http_client import data_of
-from tests.support.logos_up import Platform
+from tests.support.logos_up import Platform, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -51,7 +51,7 @@ def test_models_change_places_and_nothing_that_runs_is_cut(world: World, platfor
     assert chunks[-1] == "[DONE]", "the stream was cut by the swap"
     engines = {each["model"]: each for each in platform.get("/admin/scheduler")["engines"]}
     assert (engines[one]["state"], engines[other]["state"]) == ("awake", "asleep")
-    assert platform.metric_by("logos_swaps_total", "transition")["wake"] >= 1
+    wait_for(lambda: platform.metric_by("logos_swaps_total", "transition").get("wake"), 6.0)  # pushed every 2 s
     platform.wait_until_settled()
     found = world.log("was_cold_start, load_duration_ms, predicted_ttft_ms, slo_ttft_ms, engine_id, result_status")
     assert [row[5] for row in found] == ["success"] * 4
