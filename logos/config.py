@@ -75,7 +75,7 @@ class UpstreamSettings(Declared):
 class SchedulerSection(Declared):
     """What can be set about scheduling; the meaning is that of `scheduling.settings`."""
 
-    policy: Literal["fcfs", "utilization", "ettft", "slo"] = "ettft"
+    policy: Literal["fcfs", "utilization", "ettft", "slo"] = "slo"
     queue_timeout_s: Seconds = 60.0
     queue_length_max: Positive = 20_000
     overtakes_high: Count = 8

@@ -21,7 +21,8 @@ TABLES: dict[str, tuple[str, ...]] = {
 def status_lines(health: Mapping[str, Any]) -> Iterator[str]:
     """The answer of /health, line by line."""
     scheduler = health.get("scheduler") or {}
-    yield from _pairs({**health, "scheduler": {k: v for k, v in scheduler.items() if k not in TABLES}}, "")
+    figures = {name: value for name, value in scheduler.items() if name not in TABLES}
+    yield from _pairs({**health, "scheduler": figures} if figures else health, "")
     for name, columns in TABLES.items():
         rows = scheduler.get(name)
         if rows:
