@@ -26,7 +26,7 @@ def test_everything_has_a_default() -> None:
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8080)
     assert settings.server.body_bytes_max == 20 * 1024 * 1024
     assert settings.server.cors_origins == ()
-    assert settings.scheduler.policy == "ettft"
+    assert settings.scheduler.policy == "slo"
     assert settings.scheduler.queue_timeout_s == 60
     assert settings.gateway.ship_interval_ms == 100
     assert settings.gateway.replicas_min == 2
