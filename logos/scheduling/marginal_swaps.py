@@ -9,7 +9,7 @@ their own waiting requests they admit those that cost the claimants less than th
 
 Of the waiting requests of the victims, shortest first, the k are admitted that maximize
 
-    k * L - N * max(0, stay of the longest of them - D)
+    k * L - N * max(0, stay of the longest of them - D, what an idle engine, now busy, adds to its neighbours' drain)
 
 so whatever ends before the drain does is free, and the last of a batch is not waited for by many. When the victims run
 dry and none is worth admitting they leave, unless so little waits that a swap would cost more than it saves: with
@@ -100,7 +100,7 @@ class MarginalSwaps:
             return
         makes_room = self._claims.review(claim, self._displaced)
         stakes = self._stakes(claim)
-        while self._admit(claim, stakes):
+        while self._admit(stakes):
             stakes = self._stakes(claim)
         if any(engine.state in IN_TRANSIT for engine in claim.node.engines.values()):
             return  # looked at again when that has ended
@@ -144,7 +144,7 @@ class MarginalSwaps:
 
     # Admitting.
 
-    def _admit(self, claim: Claim, stakes: Stakes) -> bool:
+    def _admit(self, stakes: Stakes) -> bool:
         """Dispatches the victims' waiting requests that are worth it; whether there were any."""
         candidates = self._candidates(stakes)
         slowing = {engine.engine_id: self._slowing(engine, stakes) for engine in stakes.serving}
