@@ -19,6 +19,12 @@ class Idling:
         self._state = state
         self._transitions = transitions
 
+    def idlers(self, endpoint: EndpointState) -> list[Engine]:
+        """Its engines that idle; none where none of them may sleep anyway, which is known without a look at each."""
+        if endpoint.queue or not endpoint.spare:
+            return []
+        return [engine for engine in endpoint.engines.values() if self.is_idle(engine, endpoint)]
+
     def sleep_after(self, engine: Engine, endpoint: EndpointState, idle_s: float) -> None:
         """Puts it to sleep if it has idled for `idle_s`; otherwise its endpoint is touched when it will have."""
         if not self.is_idle(engine, endpoint) or not self._may_sleep(engine, endpoint):

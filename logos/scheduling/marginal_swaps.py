@@ -83,9 +83,8 @@ class MarginalSwaps:
     def attend(self, endpoint: EndpointState) -> None:
         for claim in self._claims.concerning(endpoint):
             self._judge(claim)
-        for engine in list(endpoint.engines.values()):
-            if self._idling.is_idle(engine, endpoint):
-                self._idling.sleep_after(engine, endpoint, self._idle_s(engine, endpoint))
+        for engine in self._idling.idlers(endpoint):
+            self._idling.sleep_after(engine, endpoint, self._idle_s(engine, endpoint))
 
     def moved(self) -> None:
         for claim in list(self._state.claims.values()):

@@ -170,7 +170,7 @@ class EndpointState:
     def spare(self) -> int:
         """Engines that serve, have not been asked to make room, and may go: those beyond the minimum."""
         spec = self.endpoint.engine
-        if spec is None or spec.pinned:
+        if spec is None or spec.pinned or self.live <= spec.min_replicas:
             return 0
         staying = sum(each.state is EngineState.AWAKE and each.claimed_by is None for each in self.engines.values())
         return max(staying - spec.min_replicas, 0)

@@ -41,7 +41,7 @@ class ReferenceSwaps:
         self._keep_cycling()
 
     def attend(self, endpoint: EndpointState) -> None:
-        for engine in list(endpoint.engines.values()):
+        for engine in self._idling.idlers(endpoint):
             self._idling.sleep_after(engine, endpoint, IDLE_SLEEP_S)
 
     def moved(self) -> None:
