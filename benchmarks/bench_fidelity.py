@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--load", type=int, default=600, help="requests in ten minutes")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--time-scale", type=float, default=0.25, help="live seconds per second of the trace")
-    parser.add_argument("--lease-ttl-s", type=float, default=15.0, help="live only; nearly 0 does without leases")
+    parser.add_argument("--lease-ttl-s", type=float, default=15.0, help="live only; 0 does without leases")
     parser.add_argument("--keep-journal", type=Path, metavar="FILE", help="where the live run's journal is copied to")
     parser.add_argument("--simulate-only", action="store_true", help="the simulated side alone")
     given = parser.parse_args(arguments)

@@ -82,7 +82,7 @@ class SchedulerSection(Declared):
     overtakes_mid: Count = 32
     overtakes_low: Count = 128
     overtakes_batch_factor: Positive = 4
-    lease_ttl_s: Seconds = 15.0
+    lease_ttl_s: SecondsOrZero = 15.0
     lease_grace_s: SecondsOrZero = 2.0
     reconvene_s: SecondsOrZero = 2.0
     node_grace_s: SecondsOrZero = 10.0

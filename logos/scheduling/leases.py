@@ -106,7 +106,8 @@ class Leases:
 
     def _may_lease(self, endpoint: EndpointState) -> bool:
         return (
-            not endpoint.queue
+            self._state.settings.lease_ttl_s > 0
+            and not endpoint.queue
             and not endpoint.is_removed
             and endpoint.circuit.is_closed
             and not self._state.is_reconvening

@@ -25,6 +25,7 @@ class SchedulerSettings:
     overtakes_batch_factor: int = 4
 
     # Leases. The time to live exceeds the restart of the scheduler; the grace exceeds a gateway's reporting interval.
+    # With a time to live of 0 none are granted.
     lease_ttl_s: float = 15.0
     lease_grace_s: float = 2.0
 

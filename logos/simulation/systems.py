@@ -17,11 +17,10 @@ from typing import Any
 from logos.domain.catalogue import Catalogue
 from logos.domain.errors import InvalidDeclaration
 from logos.scheduling.policies import POLICIES
-from logos.scheduling.scheduler import Scheduler
 from logos.scheduling.settings import SchedulerSettings
 from logos.simulation.arrivals import Arrival
 from logos.simulation.delays import DelayedSimulation
-from logos.simulation.kernel import Core, Fault, Simulation
+from logos.simulation.kernel import Core, Fault, Simulation, simulated_scheduler
 from logos.simulation.ollama import OllamaCore
 from logos.simulation.routers import RoundRobinCore, WeightedCore
 from logos.simulation.run import Run
@@ -63,7 +62,7 @@ def run_system(
     settings = replace(settings or SchedulerSettings(), policy=name.removesuffix(DELAYED))
     if name.endswith(DELAYED):
         settings = _protected(settings)
-    scheduler = Scheduler(world.catalogue, settings)
+    scheduler = simulated_scheduler(world, settings)
     kind: type[Simulation] = DelayedSimulation if name.endswith(DELAYED) else Simulation
     run = kind(world, workload, scheduler, seed, policy=name, faults=faults).run()
     scheduler.check_invariants()

@@ -39,6 +39,13 @@ def test_a_lease_carries_the_forecast_of_its_place_as_learned_so_far() -> None:
     assert 2.0 < leased(world, "g9").predicted_ttft_s(10) < 4.0
 
 
+def test_with_a_time_to_live_of_nothing_none_is_granted() -> None:
+    world = World(remote(1, parallel=9), lease_ttl_s=0.0)
+    told = world.arrives(request("a"))
+    assert dispatched(told) == ["a"]
+    assert grants(told) == []
+
+
 def test_the_last_slot_is_never_leased() -> None:
     world = World(remote(1, parallel=2))
     assert grants(world.arrives(request("a"))) == []

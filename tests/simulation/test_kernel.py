@@ -13,11 +13,12 @@ from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place, Tier
 from logos.scheduling import commands as cmd
 from logos.scheduling import events as ev
+from logos.scheduling.scheduler import Scheduler
 from logos.scheduling.settings import SchedulerSettings
 from logos.simulation.arrivals import Arrival
 from logos.simulation.faults import EngineDies, LoadsFail, NodeDies, Nonsense, RemoteDown
 from logos.simulation.figures import figures
-from logos.simulation.kernel import ATTEMPTS_MAX, Simulation, simulate
+from logos.simulation.kernel import ATTEMPTS_MAX, Core, Simulation, simulate, simulated_scheduler
 from logos.simulation.ollama import OllamaCore
 from logos.simulation.run import Run, SimulationFault, Status
 from logos.simulation.systems import known_systems, run_system
@@ -198,6 +199,32 @@ def test_the_same_seed_gives_the_same_run(policy: str) -> None:
     assert [each.status for each in first.outcomes] == [each.status for each in second.outcomes]
 
 
+class Listening:
+    """Writes down what a core says."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.said: list[cmd.Command] = []
+
+    def handle(self, event: ev.Event) -> list[cmd.Command]:
+        found = self._core.handle(event)
+        self.said += found
+        return found
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "utilization", "ettft", "slo"])
+def test_a_simulated_core_grants_no_leases_and_with_them_nothing_would_be_different(policy: str) -> None:
+    described, workload = lively()
+    asked = SchedulerSettings(policy=policy)
+    cores = [Listening(core) for core in (simulated_scheduler(described, asked), Scheduler(described.catalogue, asked))]
+    without, with_leases = (Simulation(described, workload, core, 5, policy=policy).run() for core in cores)
+    granted = [sum(isinstance(each, cmd.GrantLease) for each in core.said) for core in cores]
+    assert granted[0] == 0 < granted[1]
+    dispatched = [[each for each in core.said if isinstance(each, cmd.Dispatch)] for core in cores]
+    assert dispatched[0] == dispatched[1]
+    assert figures(without) == figures(with_leases)
+
+
 FAULTS = {
     "a node is lost": (NodeDies(10.0, "m"),),
     "a node is lost and comes back": (NodeDies(10.0, "m", 5.0),),
@@ -220,8 +247,6 @@ def test_whatever_goes_wrong_every_request_ends_and_the_books_balance(name: str,
 
 @pytest.mark.parametrize("policy", ["ettft", "slo"])
 def test_nonsense_measurements_neither_stop_the_scheduler_nor_lose_a_request(policy: str) -> None:
-    from logos.scheduling.scheduler import Scheduler
-
     described, workload = lively()
     scheduler = Scheduler(described.catalogue, SchedulerSettings(policy=policy))
     found = Simulation(described, workload, Nonsense(scheduler), 5, policy=policy).run()
