@@ -63,13 +63,16 @@ class Line:
     def learn(self, weighted: Features, y: float, rows: Sequence[Features], ridge: Features) -> None:
         """`rows` of the Gram matrix with this observation in it. One projected Gauss-Seidel sweep from where the last
         one ended; the prior stays in the sum as a ridge, so nothing blows up where a feature does not vary."""
-        theta = self.theta
-        self._moments = [FORGETTING * old + new * y for old, new in zip(self._moments, weighted, strict=True)]
+        theta, moments, prior = self.theta, self._moments, self._prior
         for i, weight in enumerate(weighted):
-            if weight:  # nothing new is known of the others
-                row, held = rows[i], ridge[i]
-                others = sum(map(mul, row, theta)) - row[i] * theta[i]
-                theta[i] = max(0.0, (self._moments[i] + held * self._prior[i] - others) / (row[i] + held))
+            if not weight:  # nothing new is known of it
+                moments[i] *= FORGETTING
+                continue
+            moments[i] = moment = FORGETTING * moments[i] + weight * y
+            row, held = rows[i], ridge[i]
+            own = row[i]
+            others = sum(map(mul, row, theta)) - own * theta[i]
+            theta[i] = max(0.0, (moment + held * prior[i] - others) / (own + held))
 
     def snapshot(self) -> LineSnapshot:
         return LineSnapshot(tuple(self._moments), tuple(self.theta))
@@ -82,7 +85,7 @@ class QuantileFit:
     Both lines are least squares of relative errors, older ones counting less.
     """
 
-    __slots__ = ("_mean", "_quantiles", "_regimes", "_ridge", "_rows", "_spread")
+    __slots__ = ("_mean", "_regimes", "_residuals", "_ridge", "_rows", "_spread")
 
     def __init__(self, prior: Features, typical: Features, regimes: int, snapshot: FitSnapshot | None = None) -> None:
         """`typical` is a usual value of each feature: it says how firmly each coefficient is held to its prior."""
@@ -95,42 +98,68 @@ class QuantileFit:
         self._spread = Line([SPREAD_OF_PRIOR * value for value in prior], known.spread if known else None)
         calibrations = known.regimes if known else (CalibrationSnapshot(),) * regimes
         self._regimes = [Calibration(each, RESIDUALS) for each in calibrations]
-        self._quantiles: list[Quantiles | None] = [None] * regimes  # worked out when asked for
+        self._residuals: list[Span | None] = [None] * len(self._regimes)  # their quantiles, worked out when asked for
 
     def quantiles(self, regime: int = 0) -> Quantiles:
         """The coefficients of both quantiles, each at least 0, and each of the 0.9 quantile at least the median's."""
-        known = self._quantiles[regime]
-        if known is None:
-            known = self._quantiles[regime] = self._settle(regime)
-        return known
+        low, high = self._residuals[regime] or self._settle(regime)
+        p50, p90 = [], []
+        for mean, spread in zip(self._mean.theta, self._spread.theta, strict=True):
+            of_p50, of_p90 = _coefficients(mean, spread, low, high)
+            p50.append(of_p50)
+            p90.append(of_p90)
+        return Quantiles(p50, p90)
 
-    def learn(self, x: Features, y: float, regime: int = 0) -> None:
-        """x and y must be finite and not negative."""
+    def coefficient(self, feature: int, regime: int = 0) -> tuple[float, float]:
+        """That of one feature, in the median and in the 0.9 quantile."""
+        low, high = self._residuals[regime] or self._settle(regime)
+        return _coefficients(self._mean.theta[feature], self._spread.theta[feature], low, high)
+
+    def at(self, x: Features, regime: int = 0) -> tuple[float, float]:
+        """The median and the 0.9 quantile of y. Many features are 0 most of the time: theirs are not worked out."""
+        low, high = self._residuals[regime] or self._settle(regime)
+        p50 = p90 = 0.0
+        for value, mean, spread in zip(x, self._mean.theta, self._spread.theta, strict=True):
+            if value:
+                of_p50, of_p90 = _coefficients(mean, spread, low, high)
+                p50 += of_p50 * value
+                p90 += of_p90 * value
+        return p50, p90
+
+    def learn(self, x: Features, y: float, regime: int = 0) -> bool:
+        """x and y must be finite and not negative. Whether y was above the median that was expected."""
+        p50, p90 = self.at(x, regime)
         middle = max(sum(map(mul, self._mean.theta, x)), TINY)
         deviation = max(sum(map(mul, self._spread.theta, x)), SPREAD_MIN * middle)
-        covered = y <= sum(map(mul, self.quantiles(regime).p90, x)) + TINY
-        self._regimes[regime].add((y - middle) / deviation, covered=covered)
+        self._regimes[regime].add((y - middle) / deviation, covered=y <= p90 + TINY)
+        self._residuals[regime] = None
         scale = 1.0 / max(middle, y) ** 2  # no error counts as more than 1, so no outlier as more than a usual value
         weighted = [scale * value for value in x]
-        self._rows = [
-            [FORGETTING * old + left * right for old, right in zip(row, x, strict=True)]
-            for row, left in zip(self._rows, weighted, strict=True)
-        ]
-        self._mean.learn(weighted, y, self._rows, self._ridge)
-        self._spread.learn(weighted, abs(y - middle), self._rows, self._ridge)
-        self._quantiles = [None] * len(self._quantiles)
+        rows = self._rows
+        for i, left in enumerate(weighted):
+            if left:
+                rows[i] = [FORGETTING * old + left * right for old, right in zip(rows[i], x, strict=True)]
+            elif rows[i][i]:  # else it has always been 0, and so is the row
+                rows[i] = [FORGETTING * old for old in rows[i]]
+        self._mean.learn(weighted, y, rows, self._ridge)
+        self._spread.learn(weighted, abs(y - middle), rows, self._ridge)
+        return y > p50
 
     def snapshot(self) -> FitSnapshot:
         gram = tuple(value for row in self._rows for value in row)
         regimes = tuple(each.snapshot() for each in self._regimes)
         return FitSnapshot(gram, self._mean.snapshot(), self._spread.snapshot(), regimes)
 
-    def _settle(self, regime: int) -> Quantiles:
-        low, high = self._regimes[regime].span(RESIDUAL_PRIOR, RESIDUAL_PRIOR_WEIGHT)
-        p50: list[float] = []
-        p90: list[float] = []
-        for mean, spread in zip(self._mean.theta, self._spread.theta, strict=True):
-            deviation = max(spread, SPREAD_MIN * mean)
-            p50.append(max(0.0, mean + low * deviation))
-            p90.append(max(p50[-1], mean + high * deviation))
-        return Quantiles(p50, p90)
+    def _settle(self, regime: int) -> Span:
+        known = self._residuals[regime] = self._regimes[regime].span(RESIDUAL_PRIOR, RESIDUAL_PRIOR_WEIGHT)
+        return known
+
+
+def _coefficients(mean: float, spread: float, low: float, high: float) -> tuple[float, float]:
+    """Of the median and of the 0.9 quantile, the residuals' quantiles being `low` and `high` deviations."""
+    least = SPREAD_MIN * mean
+    deviation = spread if spread > least else least
+    p50 = mean + low * deviation
+    p50 = p50 if p50 > 0.0 else 0.0
+    p90 = mean + high * deviation
+    return p50, p90 if p90 > p50 else p50

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from operator import mul
 from typing import Any, NamedTuple
 
 from logos.prediction import priors
@@ -69,12 +68,10 @@ class Company(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """From the moment of the situation to the first token, and from each token to the next, in seconds."""
+    """From the moment of the situation to the first token, in seconds. From there on it is `Pace.tpot`."""
 
     ttft_p50_s: float
     ttft_p90_s: float
-    tpot_p50_s: float
-    tpot_p90_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,31 +122,28 @@ class Pace:
             x, regime = self._features(situation)
             p50, p90 = self._first_token(situation, x, regime)
             p50, p90 = min(p50, LONGEST_S), min(max(p50, p90), LONGEST_S)
-        low, high = self._next.quantiles()
-        step, batch = x[STEP], x[STEP] + x[BATCH]
-        return Forecast(p50, p90, low[0] * step + low[1] * batch, high[0] * step + high[1] * batch)
+        return Forecast(p50, p90)
 
     @property
     def prompt_token_s(self) -> float:
-        return self._factor * self._first.quantiles(FREE).p50[WORK]
+        return self._factor * self._first.coefficient(WORK, FREE)[0]
 
     def tpot(self, running: int, neighbours: int = 0) -> Span:
         """Seconds from token to token of one of `running` in the batch, beside busy engines or not."""
-        low, high = self._next.quantiles()
+        p50, p90 = self._next.at((1.0, running))
         slow = self._slowdown if neighbours else 1.0
-        return Span(slow * (low[0] + low[1] * running), slow * (high[0] + high[1] * running))
+        return Span(slow * p50, slow * p90)
 
     def learn_first(self, situation: Situation, ttft_s: float) -> None:
         """A first token came `ttft_s` after that situation. Ignored if it cannot be, or if the request met a delay."""
         if not (is_sensible(ttft_s) and situation.delay == AT_ONCE and _is_believable(situation)):
             return
         x, regime = self._features(situation)
-        low = self._first.quantiles(regime).p50
-        y = (ttft_s + self._done_s(situation, x, low)) / self._factor
-        side = 1.0 if y > sum(map(mul, low, x)) else -1.0
+        if situation.prefill_elapsed_s:
+            ttft_s += self._done_s(situation, x, self._first.coefficient(WORK, regime)[0])
+        side = 1.0 if self._first.learn(x, ttft_s / self._factor, regime) else -1.0
         if situation.neighbours:
             self._slowdown = min(max(self._slowdown + side * SLOWDOWN_STEP, 1.0), SLOWDOWN_MAX)
-        self._first.learn(x, y, regime)
         self._trend += TREND_SMOOTHING * (side - self._trend)
         # Cubed, what is as often early as late moves nothing.
         drift = DRIFT_KEPT * self._drift + DRIFT_STEP * self._trend**3
@@ -210,18 +204,19 @@ class Pace:
         return x, regime
 
     def _first_token(self, situation: Situation, x: Features, regime: int) -> tuple[float, float]:
-        low, high = self._first.quantiles(regime)
-        p50, p90 = self._factor * sum(map(mul, low, x)), self._factor * sum(map(mul, high, x))
+        p50, p90 = self._first.at(x, regime)
+        p50, p90 = self._factor * p50, self._factor * p90
         if situation.prefill_elapsed_s:
+            low, high = self._first.coefficient(WORK, regime)
             p50 -= self._done_s(situation, x, low)
             p90 -= self._done_s(situation, x, high)
         if situation.delay is AT_ONCE:
             return p50, p90
         return situation.delay.then(Span(p50, p90))
 
-    def _done_s(self, situation: Situation, x: Features, theta: Features) -> float:
-        """Of the prompts in flight, what has been computed already, in seconds."""
-        return min(situation.prefill_elapsed_s, self._factor * x[STEP] * theta[WORK] * situation.prefill_tokens)
+    def _done_s(self, situation: Situation, x: Features, token_s: float) -> float:
+        """Of the prompts in flight, what has been computed already, in seconds; one token takes `token_s`."""
+        return min(situation.prefill_elapsed_s, self._factor * x[STEP] * token_s * situation.prefill_tokens)
 
 
 def _is_believable(situation: Situation) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logos.prediction.fit import SPREAD_MIN, FitSnapshot, LineSnapshot, QuantileFit, Quantiles
+from logos.prediction.fit import FORGETTING, SPREAD_MIN, TINY, FitSnapshot, LineSnapshot, QuantileFit, Quantiles
 from logos.prediction.spans import CalibrationSnapshot
 
 PRIOR = (0.1, 0.001)
@@ -82,6 +82,44 @@ def test_a_coefficient_that_spreads_more_than_it_measures_does_not_turn_negative
     mean, spread = LineSnapshot((0.0, 0.0), (1.0, 0.0)), LineSnapshot((0.0, 0.0), (0.0, 0.001))
     fit = QuantileFit(PRIOR, TYPICAL, 1, FitSnapshot((0.0,) * 4, mean, spread, (residuals,)))
     assert fit.quantiles() == ([1.0 - 0.5 * SPREAD_MIN, 0.0], [1.0 - 0.5 * SPREAD_MIN, 0.0])
+
+
+@given(
+    st.lists(st.tuples(st.just(1.0), st.sampled_from((0.0, 3.0)), st.floats(0.0, 1e3)), min_size=1, max_size=40),
+    st.tuples(st.sampled_from((0.0, 1.0)), st.sampled_from((0.0, 7.0)), st.floats(0.0, 1e3)),
+)
+def test_leaving_out_features_that_are_0_changes_nothing(
+    rows: list[tuple[float, float, float]], x: tuple[float, float, float]
+) -> None:
+    fit = QuantileFit((0.1, 0.5, 0.001), (1.0, 1.0, 500.0), 1)
+    for row in rows:
+        was_above = fit.learn(row, 0.2 + 0.3 * row[1])
+        assert isinstance(was_above, bool)
+    p50, p90 = fit.quantiles()
+    assert fit.at(x) == pytest.approx((sum(map(mul, p50, x)), sum(map(mul, p90, x))))
+    assert [fit.coefficient(each) for each in range(3)] == list(zip(p50, p90, strict=True))
+    assert fit.snapshot().gram == pytest.approx(dense_gram(rows))
+
+
+def dense_gram(rows: list[tuple[float, float, float]]) -> list[float]:
+    """As if no feature were ever left out."""
+    fit = QuantileFit((0.1, 0.5, 0.001), (1.0, 1.0, 500.0), 1)
+    gram = [0.0] * 9
+    for x in rows:
+        y = 0.2 + 0.3 * x[1]
+        middle = max(sum(map(mul, fit.snapshot().mean.theta, x)), TINY)
+        scale = 1.0 / max(middle, y) ** 2
+        pairs = [left * right for left in x for right in x]
+        gram = [FORGETTING * old + scale * new for old, new in zip(gram, pairs, strict=True)]
+        fit.learn(x, y)
+    return gram
+
+
+def test_learning_says_whether_more_came_than_was_expected() -> None:
+    fit = QuantileFit(PRIOR, TYPICAL, 1)
+    expected, _ = fit.at(TYPICAL)
+    assert not fit.learn(TYPICAL, expected)
+    assert fit.learn(TYPICAL, 2 * expected)
 
 
 def test_regimes_have_their_own_residuals() -> None:
