@@ -37,13 +37,16 @@ def remember(prefixes: OrderedDict[int, int], request: Request) -> None:
 
 
 def place_for(state: State, endpoint: EndpointState, ticket: Ticket) -> PlaceState | None:
-    """The open place with room that suits this request best, if there is one."""
+    """The open place with room that suits this request best, if there is one. Looks at each only where something is
+    promised, or the prompt begins like others."""
+    request = ticket.request
+    if not endpoint.paced and (request is None or request.prefix is None):
+        return endpoint.roomiest()
     open_places = [place for place in endpoint.places.values() if place.free > 0]
-    if any(place.paces for place in open_places):
+    if endpoint.paced:
         open_places = [place for place in open_places if _keeps_pace(state, place) or _is_late(state, ticket)]
     if len(open_places) < 2:
         return open_places[0] if open_places else None
-    request = ticket.request
     if request is None or request.prefix is None:
         return max(open_places, key=lambda each: each.free)
     return min(open_places, key=lambda each: (_ttft_s(state, endpoint, each, request), -each.free))

@@ -110,9 +110,10 @@ class Capacity:
             return
         for claim in self._claims.concerning(endpoint):
             self._claims.advance(claim)
-        for engine in endpoint.engines.values():
-            if engine.claimed_by is None:
-                self._transitions.reopen(engine)  # its endpoint had left the catalogue, and is back
+        if endpoint.is_draining:
+            for engine in endpoint.engines.values():
+                if engine.claimed_by is None:
+                    self._transitions.reopen(engine)  # its endpoint had left the catalogue, and is back
         self._rules.attend(endpoint)
 
     def reconsider(self) -> None:
@@ -135,7 +136,7 @@ class Capacity:
         """Replicas: the minimum, one for who waits, one more if more waits than the live ones take at once."""
         spec, waiting = spec_of(endpoint), len(endpoint.queue)
         wanted = spec.min_replicas
-        if waiting > live * endpoint.capacity_per_place:
+        if waiting and waiting > live * endpoint.capacity_per_place:
             wanted = max(wanted, min(live + 1, max(spec.max_replicas, 1)))
         return wanted
 

@@ -36,7 +36,7 @@ def dispatch(state: State, ticket: Ticket, endpoint: EndpointState, place: Place
     place.backlog.dispatched(ticket.request_id, uncached, state.now)
     allowed_s = pace_allowed_s(ticket)
     if allowed_s is not None:
-        place.paces[ticket.request_id] = allowed_s
+        endpoint.promise(ticket.request_id, place, allowed_s)
     endpoint.circuit.dispatched(ticket.request_id)
     state.commands.append(
         Dispatch(

@@ -48,9 +48,9 @@ class Endpoints:
 
     def drop_idle_places(self, endpoint: EndpointState) -> None:
         """Places of engines that are gone, once nothing runs there."""
-        for place in list(endpoint.places.values()):
-            if not place.is_open and place.is_idle and place.place.engine_id not in endpoint.engines:
-                del endpoint.places[place.place]
+        for place in list(endpoint.closed.values()):
+            if place.is_idle and place.place.engine_id not in endpoint.engines:
+                endpoint.drop_place(place)
 
     def _declare(self, known: EndpointState, endpoint: Endpoint) -> None:
         state = self._state
@@ -69,7 +69,7 @@ class Endpoints:
             known.rate.limits = endpoint.limits
             self._leases.recall(known.places.values())
         if endpoint.engine is None:
-            state.place(Place(endpoint.id)).is_open = True
+            known.open(state.place(Place(endpoint.id)))
         for place in known.places.values():
             self._resize(place.place, known)
         state.touch(endpoint.id)
@@ -77,6 +77,7 @@ class Endpoints:
     def _resize(self, place: Place, endpoint: EndpointState) -> None:
         known = endpoint.places[place]
         known.capacity = endpoint.capacity_per_place
+        endpoint.grown(known)
         if known.held > known.capacity:
             known.inherited = max(known.inherited, known.held)
             self._leases.recall([known])
@@ -85,6 +86,6 @@ class Endpoints:
         known.is_removed = True
         for place in known.places.values():
             if place.place.engine_id is None:
-                place.is_open = False
+                known.close(place)
         self._leases.recall(known.places.values())
         self._state.upset_endpoint(known.endpoint.id)

@@ -6,6 +6,7 @@ Nothing here changes anything, and nothing in production calls it: it looks at e
 from __future__ import annotations
 
 from logos.domain.lifecycle import EngineState, RequestState
+from logos.scheduling.nodes import LIVE
 from logos.scheduling.places import EndpointState, PlaceState
 from logos.scheduling.state import State
 
@@ -15,6 +16,7 @@ def check(state: State) -> None:
     for endpoint in state.endpoints.values():
         for place in endpoint.places.values():
             _check_place(state, place)
+        _check_kept(endpoint)
         _check_queue(state, endpoint)
     _check_requests(state)
     _check_owners(state)
@@ -42,6 +44,19 @@ def _check_place(state: State, place: PlaceState) -> None:
             assert ticket.lease_id == lease.lease_id, ticket
 
 
+def _check_kept(endpoint: EndpointState) -> None:
+    """What is kept so that it need not be looked for is what one would find."""
+    places = endpoint.places.values()
+    roomiest = max((place for place in places if place.free > 0), key=lambda each: each.free, default=None)
+    assert endpoint.roomiest() is roomiest, (endpoint.roomiest(), roomiest)
+    assert endpoint.closed == {each.place: each for each in places if not each.is_open}, endpoint.closed
+    assert endpoint.paced == {each.place: each for each in places if each.paces}, endpoint.paced
+    states = [engine.state for engine in endpoint.engines.values()]
+    assert endpoint.live == sum(each in LIVE for each in states), (endpoint.live, states)
+    assert endpoint.is_falling_asleep == (EngineState.FALLING_ASLEEP in states), states
+    assert endpoint.is_draining == (EngineState.DRAINING in states), states
+
+
 def _check_queue(state: State, endpoint: EndpointState) -> None:
     for ticket in endpoint.queue:
         assert state.waiting.get(ticket.request_id) is ticket, ticket
@@ -51,7 +66,7 @@ def _check_queue(state: State, endpoint: EndpointState) -> None:
     head = endpoint.queue.peek()
     assert head is not None
     held_back = not endpoint.is_pooled and endpoint.rate.admits_from(state.now, head.tokens) > state.now
-    held_back = held_back or any(place.paces for place in endpoint.places.values())  # promises to who runs there
+    held_back = held_back or bool(endpoint.paced)  # promises to who runs there
     assert held_back or endpoint.roomiest() is None, f"a request waits at {endpoint.endpoint.id}, which has room"
 
 

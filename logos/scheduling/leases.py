@@ -159,6 +159,8 @@ class Leases:
         lease.state = LeaseState.SPENT
         lease.slots = len(lease.running)
         self._state.timers.cancel(lease.timer)
+        endpoint = self._state.endpoints[lease.place.endpoint_id]
+        endpoint.grown(endpoint.places[lease.place])
         if not lease.running:
             self._state.drop_lease(lease)
         self._state.touch(lease.place.endpoint_id)

@@ -228,7 +228,7 @@ class Placement:
 
     def _recheck_when_late(self, endpoint: EndpointState, ticket: Ticket) -> None:
         """Promises to others keep it out only until it is late itself."""
-        if ticket.slo_ttft_s is not None and any(place.paces for place in endpoint.places.values()):
+        if ticket.slo_ttft_s is not None and endpoint.paced:
             due = ticket.arrived_at + ticket.slo_ttft_s
             if due > self._state.now:
                 self._recheck(endpoint, due)

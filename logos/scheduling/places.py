@@ -18,6 +18,7 @@ from logos.scheduling.health import Circuit
 from logos.scheduling.limits import RateLimit
 from logos.scheduling.nodes import LIVE, Engine
 from logos.scheduling.queue import FairQueue
+from logos.scheduling.roominess import Roominess
 from logos.scheduling.tickets import Ticket
 from logos.scheduling.timers import Timer
 
@@ -78,6 +79,7 @@ class PlaceState:
     capacity: int
     is_open: bool
     idle_since: float
+    number: int = 0  # in the order in which the places of its endpoint became known
     running: dict[str, Ticket] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
     inherited: int = 0
@@ -136,6 +138,8 @@ class EndpointState:
     rate: RateLimit
     queue: FairQueue[Ticket]
     places: dict[Place, PlaceState] = field(default_factory=dict)
+    closed: dict[Place, PlaceState] = field(default_factory=dict)  # those of them that admit nothing
+    paced: dict[Place, PlaceState] = field(default_factory=dict)  # those where somebody's pace is promised
     engines: dict[str, Engine] = field(default_factory=dict)
     loading: Loading = field(default_factory=Loading)
     recheck: Timer | None = None  # when its rate limit admits the next request
@@ -144,7 +148,10 @@ class EndpointState:
     pressure: float = 0.0  # what its waiting requests weigh together
     live: int = 0  # engines that serve, or are about to
     is_falling_asleep: bool = False  # one of its engines will soon be able to wake
+    is_draining: bool = False  # one of its engines has been asked to make room, or to go
     is_removed: bool = False
+    _roominess: Roominess[PlaceState] = field(default_factory=Roominess)
+    _numbered: int = 0
 
     @property
     def is_pooled(self) -> bool:
@@ -159,7 +166,7 @@ class EndpointState:
     @property
     def is_open(self) -> bool:
         """Whether any place of it admits requests, room or not."""
-        return any(place.is_open for place in self.places.values())
+        return len(self.places) > len(self.closed)
 
     @property
     def awake(self) -> int:
@@ -187,6 +194,7 @@ class EndpointState:
         states = [engine.state for engine in self.engines.values()]
         self.live = sum(state in LIVE for state in states)
         self.is_falling_asleep = EngineState.FALLING_ASLEEP in states
+        self.is_draining = EngineState.DRAINING in states
 
     @property
     def wants_engines(self) -> bool:
@@ -198,6 +206,51 @@ class EndpointState:
     def remote_place(self) -> PlaceState:
         """The one place of an endpoint that is not pooled."""
         return self.places[Place(self.endpoint.id)]
+
+    # Its places.
+
+    def place(self, place: Place, now: float) -> PlaceState:
+        """The state of a place of it, closed if it is new."""
+        known = self.places.get(place)
+        if known is None:
+            self._numbered += 1
+            known = PlaceState(place, self.capacity_per_place, False, now, self._numbered)
+            self.places[place] = self.closed[place] = known
+        return known
+
+    def open(self, place: PlaceState) -> None:
+        """It admits requests from now on."""
+        place.is_open = True
+        self.closed.pop(place.place, None)
+        self.grown(place)
+
+    def close(self, place: PlaceState) -> None:
+        """It admits nothing more; what runs there runs on."""
+        place.is_open = False
+        self.closed[place.place] = place
+
+    def drop_place(self, place: PlaceState) -> None:
+        """A closed place is gone."""
+        del self.places[place.place], self.closed[place.place]
+
+    def grown(self, place: PlaceState) -> None:
+        """A place of it may have more free slots than before. Must be called whenever that is so."""
+        if place.is_open:
+            self._roominess.grown(place)
+
+    def roomiest(self) -> PlaceState | None:
+        """The open place with most free slots, if any has one."""
+        return self._roominess.most()
+
+    def promise(self, request_id: str, place: PlaceState, pace_s: float) -> None:
+        """So many seconds from token to token were promised to a request that runs there."""
+        place.paces[request_id] = pace_s
+        self.paced[place.place] = place
+
+    def forget_promise(self, request_id: str, place: PlaceState) -> None:
+        """The request runs there no more; often there was no promise."""
+        if place.paces and place.paces.pop(request_id, None) is not None and not place.paces:
+            del self.paced[place.place]
 
     # Who waits here.
 
@@ -227,13 +280,3 @@ class EndpointState:
 
     def _relieve(self, ticket: Ticket) -> None:
         self.pressure = self.pressure - ticket.weight if self.queue else 0.0
-
-    def roomiest(self) -> PlaceState | None:
-        """The open place with most free slots, if any has one."""
-        best: PlaceState | None = None
-        most = 0
-        for place in self.places.values():
-            free = place.free
-            if free > most:
-                best, most = place, free
-        return best

@@ -64,7 +64,8 @@ def neighbours(state: State, place: Place) -> list[PlaceState]:
 
 def neighbours_running(state: State, place: Place) -> int:
     """Requests that run in other engines on the same GPUs."""
-    return sum(len(each.running) for each in neighbours(state, place))
+    others = neighbours(state, place)
+    return sum(len(each.running) for each in others) if others else 0
 
 
 def first_token(state: State, ticket: Ticket, ttft_s: float) -> None:
@@ -95,8 +96,9 @@ def answered(state: State, ticket: Ticket, completion_tokens: int, total_s: floa
 def _occupancy(state: State, place: PlaceState) -> tuple[float, float]:
     """Sequence-seconds of the place so far, and busy seconds of its busiest neighbour."""
     batch_s = place.occupancy.advance(state.now, len(place.running)).batch_s
-    beside = (each.occupancy.advance(state.now, len(each.running)).busy_s for each in neighbours(state, place.place))
-    return batch_s, max(beside, default=0.0)
+    others = neighbours(state, place.place)
+    beside = (each.occupancy.advance(state.now, len(each.running)).busy_s for each in others)
+    return batch_s, max(beside) if others else 0.0
 
 
 def _company(state: State, ticket: Ticket) -> Company | None:

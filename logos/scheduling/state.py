@@ -111,12 +111,7 @@ class State:
 
     def place(self, place: Place) -> PlaceState:
         """The state of a place; after a restart a gateway may speak of it before the engine or endpoint is known."""
-        endpoint = self.endpoint(place.endpoint_id)
-        known = endpoint.places.get(place)
-        if known is None:
-            known = PlaceState(place, endpoint.capacity_per_place, False, self.now)
-            endpoint.places[place] = known
-        return known
+        return self.endpoint(place.endpoint_id).place(place, self.now)
 
     def asked(self, endpoint: EndpointState, requests: int = 1) -> None:
         """Requests came for it, whether they ask for a place or run under a lease."""
@@ -158,6 +153,7 @@ class State:
         if lease is not None:
             ticket.lease_id = lease.lease_id
             lease.running[ticket.request_id] = ticket
+            self.endpoints[ticket.endpoint_id].grown(place)  # it may have run there before, beside the lease
 
     def end(self, ticket: Ticket) -> None:
         """The request is over, wherever it was; whatever it held is free."""
@@ -179,7 +175,7 @@ class State:
         place = endpoint.places[ticket.place]
         place.occupancy.advance(self.now, len(place.running))
         del place.running[ticket.request_id]
-        place.paces.pop(ticket.request_id, None)
+        endpoint.forget_promise(ticket.request_id, place)
         if ticket.met is not None:
             place.backlog.left(ticket.request_id, self.now, self.predictor.prompt_token_s(ticket.endpoint_id))
         if not place.running:
@@ -190,6 +186,7 @@ class State:
             del lease.running[ticket.request_id]
             if lease.state is LeaseState.SPENT and not lease.running:
                 self.drop_lease(lease)
+        endpoint.grown(place)
 
     # Leases.
 
@@ -197,8 +194,10 @@ class State:
         """Nothing is left of it. What ran in it and has not ended keeps its place."""
         del self.leases[lease.lease_id]
         del self.gateways[lease.gateway_id].leases[lease.lease_id]
-        place = self.endpoints[lease.place.endpoint_id].places[lease.place]
+        endpoint = self.endpoints[lease.place.endpoint_id]
+        place = endpoint.places[lease.place]
         del place.leases[lease.lease_id]
+        endpoint.grown(place)
         self.timers.cancel(lease.timer)
         for ticket in lease.running.values():
             ticket.lease_id = None

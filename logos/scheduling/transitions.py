@@ -108,7 +108,7 @@ class Transitions:
         endpoint = self._state.endpoints[engine.endpoint_id]
         place = self._state.place(Place(engine.endpoint_id, engine.engine_id))
         place.capacity = endpoint.capacity_per_place
-        place.is_open = True
+        endpoint.open(place)
         place.idle_since = self._state.now
         self._state.touch(engine.endpoint_id)
 
@@ -116,7 +116,7 @@ class Transitions:
         """The engine admits nothing more; what runs there ends by itself or is reported by its gateway."""
         place = self.place_of(engine)
         if place is not None:
-            place.is_open = False
+            self._state.endpoints[engine.endpoint_id].close(place)
         self.ask_back(engine)
 
     def ask_back(self, engine: Engine) -> None:

@@ -73,7 +73,7 @@ class Views:
     ) -> View:
         endpoint_id, waiting = endpoint.endpoint.id, len(endpoint.queue)
         place = _likely_place(endpoint, request)
-        open_places = sum(each.is_open for each in endpoint.places.values()) if waiting else 1
+        open_places = len(endpoint.places) - len(endpoint.closed)
         met = situation(
             self._state,
             place,
