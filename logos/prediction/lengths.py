@@ -94,12 +94,14 @@ class AnswerLengths:
             of_model = self._models[model_id] = Answers(_prior(model_id))
         of_model.add(tokens, allowed)
         pair = (model_id, key_id)
-        if pair not in self._keys:
-            self._keys[pair] = Answers(AnswersSnapshot(model_id, key_id, (), ()))
+        of_key = self._keys.get(pair)
+        if of_key is None:
+            self._keys[pair] = of_key = Answers(_NOTHING)
             if len(self._keys) > KEYS_MAX:
                 self._keys.popitem(last=False)
-        self._keys[pair].add(tokens, allowed)
-        self._keys.move_to_end(pair)
+        else:
+            self._keys.move_to_end(pair)
+        of_key.add(tokens, allowed)
 
     def span(self, model_id: int, key_id: int, allowed: int | None = None, produced: int = 0) -> Span:
         """Tokens of a whole answer that is not complete after `produced` of them."""
@@ -127,3 +129,4 @@ def _prior(model_id: int) -> AnswersSnapshot:
 
 
 _UNKNOWN = Answers(_prior(0))
+_NOTHING = AnswersSnapshot(0, None, (), ())

@@ -49,12 +49,8 @@ def neighbours(state: State, place: Place) -> list[PlaceState]:
     """The places of other engines on the same GPUs."""
     engine = state.engines.get(place.engine_id) if place.engine_id is not None else None
     node = state.nodes.get(engine.node_id) if engine is not None else None
-    if engine is None or node is None:
-        return []
-    others = node.beside(engine)
-    if not others:
-        return []
-    found = []
+    others = node.beside(engine) if engine is not None and node is not None else ()
+    found: list[PlaceState] = []
     for other in others:
         there = state.endpoints[other.endpoint_id].places.get(Place(other.endpoint_id, other.engine_id))
         if there is not None:

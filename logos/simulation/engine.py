@@ -22,7 +22,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from logos.simulation.prefix_cache import PrefixCache
 
@@ -77,8 +77,7 @@ class TransitionTimes:
         return TransitionTimes(self.load_s * factor, self.wake_s * factor, self.sleep_s * factor, self.stop_s * factor)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan(Generic[K]):
+class Plan(NamedTuple, Generic[K]):
     """What the engine is about to do: `steps_ahead` equal steps of `step_s` seconds each, if nothing comes up."""
 
     step_s: float
@@ -89,8 +88,7 @@ class Plan(Generic[K]):
     preempted: tuple[K, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Step(Generic[K]):
+class Step(NamedTuple, Generic[K]):
     """What came out of `steps` steps, known at their end."""
 
     steps: int
@@ -236,7 +234,7 @@ class EngineModel(Generic[K]):
         batch = len(self._decoding) + len(self._chunks)
         if batch == 0:
             return None
-        prefill_tokens = sum(tokens for _, tokens in self._chunks)
+        prefill_tokens = sum([tokens for _, tokens in self._chunks])
         self._planned_steps = 1 if self._chunks or preempted else self._steps_until_change()
         return Plan(
             step_s=self.pace.step_s(batch, prefill_tokens, contended=self.contended),
