@@ -96,7 +96,8 @@ class Scheduler:
         while (due := state.timers.pop_due(state.now)) is not None:
             due.action()
         self._reactions[type(event)](event)
-        self._settle()
+        if state.touched:
+            self._settle()
         wake_at = state.timers.to_ask()
         if wake_at is not None:
             state.commands.append(WakeAt(wake_at))

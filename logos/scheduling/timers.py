@@ -47,6 +47,8 @@ class Timers:
 
     def pop_due(self, now: float) -> Timer | None:
         """The earliest timer that is due, if any."""
+        if not self._heap or self._heap[0][0] > now:
+            return None
         earliest = self.earliest()
         if earliest is None or earliest > now:
             return None
@@ -69,6 +71,8 @@ class Timers:
 
     def to_ask(self) -> float | None:
         """The time to ask for now: only if it is earlier than all that are asked for already."""
+        if not self._heap or (self._asked and self._asked[0] <= self._heap[0][0]):
+            return None
         earliest = self.earliest()
         if earliest is None or (self._asked and self._asked[0] <= earliest):
             return None
