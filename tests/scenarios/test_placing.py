@@ -6,12 +6,15 @@ import pytest
 
 from logos.domain.errors import InvalidDeclaration
 from logos.domain.nouns import Place, Priority, Tier
+from logos.prediction.predictor import Predictor
 from logos.scheduling.commands import Dispatch
+from logos.scheduling.settings import SchedulerSettings
 from tests.scenarios.world import (
     World,
     dispatched,
     dispatches,
     grants,
+    loads,
     node,
     pooled,
     rejected,
@@ -263,3 +266,34 @@ def test_an_endpoint_may_turn_from_remote_to_pooled() -> None:
     world.finishes("b")
     world.passes(60.0)
     assert world.is_empty()
+
+
+def promise_for_one() -> float:
+    """Seconds for a whole answer that are kept alone in the batch, and not by two."""
+    predictor = Predictor()
+    predictor.introduce(1, pooled(1).engine)
+    alone, beside = (predictor.tpot(1, running).p50 for running in (1, 2))
+    return (alone + beside) / 2 * SchedulerSettings().output_prior_tokens
+
+
+def promising() -> World:
+    """An engine of endpoint 1 serves one request that was promised its answer in time."""
+    world = World(pooled(1, replicas=(1, 1)))
+    [load] = loads(world.node_seen(node("n1", 20)))
+    world.awake(load.engine_id)
+    assert dispatched(world.arrives(request("a", slo_total_s=promise_for_one()))) == ["a"]
+    return world
+
+
+def test_where_a_pace_is_promised_nobody_who_would_break_it_is_let_in() -> None:
+    world = promising()
+    assert dispatched(world.arrives(request("b"))) == []
+    assert dispatched(world.finishes("a")) == ["b"]
+    assert dispatched(world.arrives(request("c"))) == ["c"], "the promise ended with its request"
+
+
+def test_a_promised_pace_keeps_others_out_only_until_they_are_late() -> None:
+    world = promising()
+    world.arrives(request("b", slo_ttft_s=4.0))
+    assert dispatched(world.passes(3.9)) == []
+    assert dispatched(world.passes(0.2)) == ["b"]
