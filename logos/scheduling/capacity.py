@@ -118,6 +118,7 @@ class Capacity:
 
     def reconsider(self) -> None:
         """Memory or a node has come or gone: who waits is looked at again, who waits longest first."""
+        self._state.memory_moves += 1
         wanting = [each for each in self._state.endpoints.values() if each.is_pooled and each.wants_engines]
         for claim in list(self._state.claims.values()):
             self._claims.advance(claim)
@@ -157,11 +158,16 @@ class Capacity:
 
     def _room(self, endpoint: EndpointState) -> tuple[Engine | None, Fit | None]:
         """An engine that can wake, or else where a new one fits. One that is only just falling asleep is waited for:
-        it will be back before another is loaded."""
+        it will be back before another is loaded. Where there was no room there is none until memory has moved."""
+        if endpoint.no_room_since == self._state.memory_moves:
+            return None, None
         sleeper = self._sleeper(endpoint)
         if sleeper is not None or endpoint.is_falling_asleep:
             return sleeper, None
-        return None, self._best_fit(endpoint, self._state.pool(endpoint))
+        fit = self._best_fit(endpoint, self._state.pool(endpoint))
+        if fit is None:
+            endpoint.no_room_since = self._state.memory_moves
+        return None, fit
 
     def _sleeper(self, endpoint: EndpointState) -> Engine | None:
         for engine in endpoint.engines.values():
@@ -172,7 +178,7 @@ class Capacity:
     def _best_fit(self, endpoint: EndpointState, nodes: Sequence[NodeState]) -> Fit | None:
         """Where least memory would be left over; not where it failed last, if it can be helped."""
         spec, endpoint_id = spec_of(endpoint), endpoint.endpoint.id
-        fits = [fit for node in nodes if (fit := node.fit(spec, endpoint_id)) is not None]
+        fits = [fit for node in nodes if node.may_fit(spec) and (fit := node.fit(spec, endpoint_id)) is not None]
         failed_at = endpoint.loading.node_id if endpoint.loading.failures else None
         return min(fits, key=lambda fit: (fit.node_id == failed_at, fit.left_mib), default=None)
 

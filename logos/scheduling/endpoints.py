@@ -60,6 +60,7 @@ class Endpoints:
             for engine in known.engines.values():  # taken over before anybody had said what such engines keep
                 engine.residue_per_gpu_mib = endpoint.engine.residue_per_gpu_mib
                 engine.host_mib = endpoint.engine.host_mib
+                state.nodes[engine.node_id].memory_changed()
         model = state.catalogue.model.get(endpoint.model_id)
         known.endpoint = endpoint
         known.model_name = model.name if model is not None else str(endpoint.model_id)

@@ -55,6 +55,7 @@ class Engines:
         if node is None:
             node = self._state.nodes[event.node.id] = NodeState(event.node)
         node.node = event.node
+        node.memory_changed()
         listed = {seen.engine_id for seen in event.engines}
         for engine in list(node.engines.values()):
             if engine.engine_id not in listed and engine.state not in UNANSWERED:

@@ -17,11 +17,13 @@ def check(state: State) -> None:
         for place in endpoint.places.values():
             _check_place(state, place)
         _check_kept(endpoint)
+        _check_room(state, endpoint)
         _check_queue(state, endpoint)
     _check_requests(state)
     _check_owners(state)
     _check_claims(state)
     for node in state.nodes.values():
+        assert node.unheld_mib() == node.summed_unheld_mib(), node
         for index, free_mib in node.unheld_mib().items():
             assert free_mib >= 0, f"GPU {index} of {node.node.id} is over-committed by {-free_mib} MiB"
         assert node.host_free_mib() >= 0, f"host RAM of {node.node.id} is over-committed by {-node.host_free_mib()} MiB"
@@ -55,6 +57,18 @@ def _check_kept(endpoint: EndpointState) -> None:
     assert endpoint.live == sum(each in LIVE for each in states), (endpoint.live, states)
     assert endpoint.is_falling_asleep == (EngineState.FALLING_ASLEEP in states), states
     assert endpoint.is_draining == (EngineState.DRAINING in states), states
+
+
+def _check_room(state: State, endpoint: EndpointState) -> None:
+    """Where it is remembered that there is no room, there is none."""
+    spec = endpoint.endpoint.engine
+    if spec is None or endpoint.no_room_since != state.memory_moves:
+        return
+    for node in state.pool(endpoint):
+        assert node.fit(spec, endpoint.endpoint.id) is None, f"{endpoint.endpoint.id} would fit on {node.node.id}"
+    for engine in endpoint.engines.values():
+        if engine.state is EngineState.ASLEEP:
+            assert not state.nodes[engine.node_id].has_room_for(engine), f"{engine.engine_id} could wake"
 
 
 def _check_queue(state: State, endpoint: EndpointState) -> None:

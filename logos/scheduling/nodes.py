@@ -98,17 +98,26 @@ class NodeState:
     node: Node
     engines: dict[str, Engine] = field(default_factory=dict)
     reserved: dict[int, Reservation] = field(default_factory=dict)  # by the endpoint that will come
-    _beside: dict[str, tuple[Engine, ...]] = field(default_factory=dict)  # worked out when asked for
+    # Worked out when asked for.
+    _beside: dict[str, tuple[Engine, ...]] = field(default_factory=dict)
+    _unheld_mib: dict[int, int] | None = None
+    _roomiest_mib: int = 0
 
     def enter(self, engine: Engine) -> None:
         """An engine is there, whatever its state."""
         self.engines[engine.engine_id] = engine
         self._beside.clear()
+        self.memory_changed()
 
     def drop(self, engine: Engine) -> None:
         """An engine is gone."""
         del self.engines[engine.engine_id]
         self._beside.clear()
+        self.memory_changed()
+
+    def memory_changed(self) -> None:
+        """What its engines hold, or what there is, may be different. Must be called whenever that is so."""
+        self._unheld_mib = None
 
     def beside(self, engine: Engine) -> tuple[Engine, ...]:
         """The other engines on the same GPUs."""
@@ -125,10 +134,19 @@ class NodeState:
 
     def unheld_mib(self) -> dict[int, int]:
         """Memory by GPU index that no engine holds, reserved or not."""
+        return dict(self._unheld())
+
+    def summed_unheld_mib(self) -> dict[int, int]:
+        """The same, from its engines as they are now."""
         unheld = {gpu.index: gpu.memory_mib for gpu in self.node.gpus}
         for engine in self.engines.values():
             _add(unheld, engine.gpu_indices, -engine.held_per_gpu_mib)
         return unheld
+
+    def may_fit(self, spec: EngineSpec) -> bool:
+        """False where it certainly does not fit now: no GPU has as much memory that nobody holds."""
+        self._unheld()
+        return self._roomiest_mib >= spec.memory_per_gpu_mib
 
     def free_mib(
         self, endpoint_id: int | None = None, *, without: Iterable[Engine] = (), asleep: Iterable[Engine] = ()
@@ -172,6 +190,12 @@ class NodeState:
             return None
         left_mib = sum(left for left, _ in enough) - need * spec.gpus
         return Fit(self.node.id, tuple(sorted(index for _, index in enough)), left_mib)
+
+    def _unheld(self) -> dict[int, int]:
+        if self._unheld_mib is None:
+            self._unheld_mib = self.summed_unheld_mib()
+            self._roomiest_mib = max(self._unheld_mib.values(), default=0)
+        return self._unheld_mib
 
     def could_fit(self, spec: EngineSpec) -> bool:
         """Whether it would fit on the empty node."""

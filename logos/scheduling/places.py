@@ -150,6 +150,7 @@ class EndpointState:
     is_falling_asleep: bool = False  # one of its engines will soon be able to wake
     is_draining: bool = False  # one of its engines has been asked to make room, or to go
     is_removed: bool = False
+    no_room_since: int = -1  # `State.memory_moves` when no node had room for an engine of it
     _roominess: Roominess[PlaceState] = field(default_factory=Roominess)
     _numbered: int = 0
 

@@ -63,6 +63,7 @@ class State:
         self.endpoints: dict[int, EndpointState] = {}
         self.engines: dict[str, Engine] = {}
         self.nodes: dict[str, NodeState] = {}
+        self.memory_moves = 0  # how often GPU memory may have become free, for `EndpointState.no_room_since`
         self.gateways: dict[str, GatewayState] = {}
         self.leases: dict[str, Lease] = {}
         self.claims: dict[int, Claim] = {}  # by the endpoint that claims
@@ -215,10 +216,15 @@ class State:
         self.engines[engine.engine_id] = engine
         self.endpoint(engine.endpoint_id).engines[engine.engine_id] = engine
         self.nodes[engine.node_id].enter(engine)
+        self.memory_moves += 1
         self.endpoints[engine.endpoint_id].recount()
 
     def engine_state(self, engine: Engine, state: EngineState) -> None:
         engine.become(state, self.now)
+        node = self.nodes.get(engine.node_id)
+        if node is not None:
+            node.memory_changed()
+        self.memory_moves += 1
         self.endpoints[engine.endpoint_id].recount()
         self.timers.cancel(engine.timer)
         engine.timer = None

@@ -144,7 +144,8 @@ class Claims:
     def withdraw(self, claim: Claim) -> None:
         """The claim is over; victims that have not left yet stay."""
         self._state.claims.pop(claim.endpoint_id, None)
-        claim.node.reserved.pop(claim.endpoint_id, None)
+        if claim.node.reserved.pop(claim.endpoint_id, None) is not None:
+            self._state.memory_moves += 1
         self._state.timers.cancel(claim.timer)
         for victim in claim.victims:
             victim.claimed_by = None
