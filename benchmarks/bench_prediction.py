@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from benchmarks.prediction_world import EngineKind, Job, Place, RemoteKind, World
 from logos.domain.nouns import EngineSpec
-from logos.prediction.pace import Situation
+from logos.prediction.pace import LEARN_ALL, Situation
 from logos.prediction.predictor import Predictor
 from logos.simulation.engine import EnginePace
 
@@ -190,7 +190,7 @@ def learning_us() -> float:
         predictor.observe_finished(1, BUSY, 150, 1.7, 8.0)
         predictor.answers.observe(1, 1, 150, 400)
 
-    return least_us(learn, 1_000)
+    return least_us(learn, LEARN_ALL // 6)  # so few that it learns from each
 
 
 def least_us(action: Callable[[], object], times: int) -> float:

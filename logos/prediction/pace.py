@@ -32,6 +32,9 @@ TREND_SMOOTHING = 0.1
 DRIFT_STEP = 0.03  # what one observation moves the logarithm at most
 DRIFT_KEPT = 0.99  # the line learns the rest
 DRIFT_MAX = 2.0
+LEARN_ALL = 1_000  # answers of an endpoint
+LEARN_ONE_IN = 4  # of those after them ...
+TREND_MAX = 0.5  # ... unless, of late, three in four were above the median, or below it
 # The regimes: a place in the batch is free; it is, behind prompts in flight; it must become so first.
 FREE, BEHIND, QUEUED = 0, 1, 2
 
@@ -141,7 +144,9 @@ class Pace:
         x, regime = self._features(situation)
         if situation.prefill_elapsed_s:
             ttft_s += self._done_s(situation, x, self._first.coefficient(WORK, regime)[0])
-        side = 1.0 if self._first.learn(x, ttft_s / self._factor, regime) else -1.0
+        y = ttft_s / self._factor
+        is_above = self._first.learn(x, y, regime) if self._is_worth_learning else y > self._first.at(x, regime)[0]
+        side = 1.0 if is_above else -1.0
         if situation.neighbours:
             self._slowdown = min(max(self._slowdown + side * SLOWDOWN_STEP, 1.0), SLOWDOWN_MAX)
         self._trend += TREND_SMOOTHING * (side - self._trend)
@@ -157,6 +162,8 @@ class Pace:
         self._stays += 1
         self._stay_s += (total_s - self._stay_s) * max(SMOOTHING, 1.0 / (self._stays + 1))
         if 1 < tokens <= COUNT_MAX and 0.0 <= company.batch <= COUNT_MAX and 0.0 <= company.beside <= 1.0:
+            if not self._is_worth_learning:
+                return
             slow = 1.0 + company.beside * (self._slowdown - 1.0)
             self._next.learn((slow, slow * max(company.batch, 1.0)), (total_s - first_s) / (tokens - 1))
 
@@ -177,6 +184,12 @@ class Pace:
         )
 
     # Inside.
+
+    @property
+    def _is_worth_learning(self) -> bool:
+        """After so many answers a sample of what comes will do, as long as it is about as often early as late. The
+        slowdown and the drift follow every first token."""
+        return self._stays < LEARN_ALL or self._stays % LEARN_ONE_IN == 0 or abs(self._trend) > TREND_MAX
 
     def _features(self, situation: Situation) -> tuple[Features, int]:
         """What the line to the first token is over, and the regime."""

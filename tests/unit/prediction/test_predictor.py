@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from logos.domain.nouns import EngineSpec
 from logos.prediction.lengths import KEYS_MAX
-from logos.prediction.pace import Forecast, Situation
+from logos.prediction.pace import LEARN_ALL, LEARN_ONE_IN, Forecast, Situation
 from logos.prediction.predictor import Predictor, PredictorSnapshot
 from logos.prediction.service import Transition
 from logos.prediction.spans import AT_ONCE, LONGEST_S, Span
@@ -98,6 +99,37 @@ def test_what_came_is_what_is_expected() -> None:
     predictor = predictor_after([(met, 0.25)] * 60)
     assert forecast(predictor, met).ttft_p50_s == pytest.approx(0.25, rel=0.02)
     assert predictor.tpot(1, 6).p50 == pytest.approx(4.0 / 99, rel=0.02)
+
+
+def well_known(met: Situation, seconds: float) -> Predictor:
+    """An endpoint that has given so many answers that a sample of them will do."""
+    chance = random.Random(1)
+    return predictor_after([(met, seconds * chance.uniform(0.9, 1.1)) for _ in range(LEARN_ALL + 100)])
+
+
+def test_of_a_well_known_endpoint_one_answer_in_four_is_learned_from() -> None:
+    met = Situation(800, 800, 5, 32)
+    predictor, changes = well_known(met, 0.25), Counter[str]()
+    for number in range(80):
+        before = predictor.snapshot().paces[0]
+        predictor.observe_first_token(1, met, 0.24 if number % 2 else 0.26)
+        predictor.observe_finished(1, met, 100, 0.25, 4.25)
+        after = predictor.snapshot().paces[0]
+        changes["first"] += after.first != before.first
+        changes["next"] += after.next != before.next
+        changes["drift"] += after.drift != before.drift
+    assert changes == {"first": 80 / LEARN_ONE_IN, "next": 80 / LEARN_ONE_IN, "drift": 80}
+
+
+def test_a_well_known_endpoint_that_becomes_four_times_as_slow_is_followed_at_once() -> None:
+    met = Situation(800, 800, 5, 32)
+    predictor = well_known(met, 0.25)
+    before_s = predictor.tpot(1, 6).p50
+    for _ in range(80):
+        predictor.observe_first_token(1, met, 1.0)
+        predictor.observe_finished(1, met, 100, 1.0, 17.0)
+    assert forecast(predictor, met).ttft_p50_s == pytest.approx(1.0, rel=0.1)
+    assert predictor.tpot(1, 6).p50 > 3 * before_s
 
 
 def test_prompts_ahead_count_and_what_is_done_of_them_does_not() -> None:
