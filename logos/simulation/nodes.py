@@ -93,6 +93,7 @@ class SimNode:
         for number, initial in enumerate(described.engines, 1):
             engine_id = f"{self.node.id}-{number}"
             self._add(engine_id, initial.endpoint_id, initial.gpu_indices).state = initial.state
+        self._meet_neighbours()
 
     def seen(self) -> NodeSeen:
         """The node introduces itself, with the engines that it has."""
@@ -106,6 +107,7 @@ class SimNode:
         """Begins at once, or when the transitions before it are over."""
         if isinstance(order, LoadEngine):
             self._add(order.engine_id, order.endpoint_id, order.gpu_indices)
+            self._meet_neighbours()
         elif order.engine_id not in self.engines:
             raise SimulationFault(f"{type(order).__name__} of {order.engine_id}, which {self.node.id} does not have")
         most = self._described.transitions_at_once
@@ -178,7 +180,6 @@ class SimNode:
         serving = ServingEngine(profile.pace, self._agenda, self._listener, self.busy_changed, gpu_indices)
         engine = SimEngine(engine_id, endpoint_id, gpu_indices, spec, profile.times, EngineState.COLD, serving)
         self.engines[engine_id] = engine
-        self._meet_neighbours()
         return engine
 
     def _remove(self, engine: SimEngine) -> None:
@@ -187,9 +188,14 @@ class SimNode:
 
     def _meet_neighbours(self) -> None:
         """Each engine is told which others share a GPU with it."""
-        for one in self.engines.values():
-            others = [each for each in self.engines.values() if each is not one and _share_gpus(each, one)]
-            one.serving.neighbours = tuple(each.serving for each in others)
+        on_gpu: dict[int, list[int]] = {}
+        engines = list(self.engines.values())
+        for number, engine in enumerate(engines):
+            for index in engine.gpu_indices:
+                on_gpu.setdefault(index, []).append(number)
+        for number, engine in enumerate(engines):
+            near = {other for index in engine.gpu_indices for other in on_gpu[index]} - {number}
+            engine.serving.neighbours = tuple(engines[other].serving for other in sorted(near))
 
     def _begin(self, order: Order) -> None:
         engine = self.engines[order.engine_id]
@@ -279,10 +285,6 @@ class SimNode:
             if each.spec.sleeps and (each is engine or each.state is not EngineState.COLD)
         )
         return kept <= self.node.host_memory_mib
-
-
-def _share_gpus(one: SimEngine, other: SimEngine) -> bool:
-    return not set(one.gpu_indices).isdisjoint(other.gpu_indices)
 
 
 def _duration_s(order: Order, engine: SimEngine) -> float:
