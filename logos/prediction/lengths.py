@@ -45,10 +45,10 @@ class Answers:
 
     def add(self, tokens: int, allowed: int | None) -> None:
         if allowed:
-            by_tokens, by_share = self._by_tokens(0.5, 0, allowed), self._by_share(0.5, 0, allowed)
+            by_tokens, by_share = self._tokens.quantile(0.5), self._shares.quantile(0.5)
             if by_tokens is not None and by_share is not None:
-                self._error_tokens += SMOOTHING * (abs(by_tokens - tokens) - self._error_tokens)
-                self._error_shares += SMOOTHING * (abs(by_share - tokens) - self._error_shares)
+                self._error_tokens += SMOOTHING * (abs(min(by_tokens, float(allowed)) - tokens) - self._error_tokens)
+                self._error_shares += SMOOTHING * (abs(by_share * allowed - tokens) - self._error_shares)
             self._shares.add(min(tokens / allowed, 1.0))
         self._tokens.add(float(tokens))
         self.seen = min(self.seen + 1, SEEN_MIN)

@@ -216,7 +216,6 @@ class State:
         self.engines[engine.engine_id] = engine
         self.endpoint(engine.endpoint_id).engines[engine.engine_id] = engine
         self.nodes[engine.node_id].enter(engine)
-        self.memory_moves += 1
         self.endpoints[engine.endpoint_id].recount()
 
     def engine_state(self, engine: Engine, state: EngineState) -> None:

@@ -95,7 +95,6 @@ class Simulation:
         self._luck = dict(zip((each.request_id for each in self._workload), draw(self._workload, seed), strict=True))
         if len(self._luck) < len(self._workload):
             raise SimulationFault("request ids must be unique")
-        self._next = 0
         self._open: dict[str, Outcome] = {}
         self._requests: dict[str, ev.Request] = {}  # as last asked for, of open requests
         self._candidates: dict[tuple[tuple[str, float], ...], tuple[ev.Candidate, ...]] = {}
@@ -123,17 +122,18 @@ class Simulation:
             self.agenda.at(self.world.report_interval_s, self._report)
         last_at = self._workload[-1].at if self._workload else 0.0
         stuck_at = last_at + self.world.queue_timeout_s * ATTEMPTS_MAX + STUCK_AFTER_S
-        agenda, workload, end = self.agenda, self._workload, len(self._workload)
-        while self._open or self._next < end:
-            if self._next < end and workload[self._next].at <= agenda.next_at():
-                agenda.now = max(agenda.now, workload[self._next].at)
-                self._arrive(workload[self._next])
-                self._next += 1
+        agenda, soon, to_come = self.agenda, self._soon, iter(self._workload)
+        arrival = next(to_come, None)
+        while self._open or arrival is not None:
+            if arrival is not None and arrival.at <= agenda.next_at():
+                agenda.now = max(agenda.now, arrival.at)
+                self._arrive(arrival)
+                arrival = next(to_come, None)
             elif agenda and agenda.now < stuck_at:
                 agenda.proceed()
             else:
                 raise SimulationFault(f"{len(self._open)} requests never ended, {next(iter(self._open))} among them")
-            if self._soon:
+            if soon:
                 self._tell_all()
 
     # What the core is told.

@@ -247,3 +247,10 @@ def test_an_engine_that_a_node_names_before_the_catalogue_does_keeps_what_its_ki
     it.declares(pooled(1, residue_gib=2), pooled(2, gib=20), pooled(3, gib=20))
     assert free_gib(it) == [2]
     assert it.arrives(patient("a", 3)) == [StopEngine(ONE)]  # it has 16 of the 20 GiB of host RAM, which m2 wants
+
+
+def test_a_node_that_comes_back_larger_has_room_for_what_did_not_fit() -> None:
+    world = World(pooled(1, gib=16, replicas=(1, 1)))
+    assert loads(world.node_seen(node("n1", 8))) == []
+    [load] = loads(world.node_seen(node("n1", 20)))
+    assert load.node_id == "n1"
