@@ -26,16 +26,16 @@ from logos.scheduling.tickets import Ticket
 from logos.scheduling.views import Views, tier_of
 
 HEDGE_SUFFIX = "~2"  # of the id under which the second place runs
-SAFETY = 2.0  # slack is near zero when less is left than so many times the second place's 0.9 quantile
+NEED = 2.0  # slack is near zero when less is left than so many times the median of the second place
 LOOK_AGAIN_MIN_S = 0.05
 
 
 class SecondPlace(NamedTuple):
-    """Where a hedge would go, and the 0.9 quantile of its first token there, in seconds."""
+    """Where a hedge would go, and the median of its first token there, in seconds."""
 
     endpoint: EndpointState
     place: PlaceState
-    ttft_p90_s: float
+    ttft_p50_s: float
 
 
 class Hedging:
@@ -85,7 +85,7 @@ class Hedging:
             assert ticket.dispatched_at is not None
             self._look_again(ticket, state.now + (state.now - ticket.dispatched_at))
             return
-        latest = ticket.arrived_at + ticket.slo_ttft_s - SAFETY * second.ttft_p90_s
+        latest = ticket.arrived_at + ticket.slo_ttft_s - NEED * second.ttft_p50_s
         if latest > state.now:
             self._look_again(ticket, latest)
         else:
@@ -113,7 +113,7 @@ class Hedging:
             return None
         met = situation(state, place, request.prompt_tokens, uncached_tokens(place, request))
         [forecast] = state.predictor.score(((chosen.endpoint.id, met),))
-        return SecondPlace(chosen, place, forecast.ttft_p90_s)
+        return SecondPlace(chosen, place, forecast.ttft_p50_s)
 
     def _could_begin(self, endpoint: EndpointState, ticket: Ticket) -> bool:
         """Somewhere else, healthy, nobody waits there, and a place is free now."""

@@ -264,7 +264,7 @@ def test_retries_do_not_raise_the_bound() -> None:
 
 @pytest.mark.parametrize("share", [-0.01, 1.01, float("nan")])
 def test_a_share_that_is_none_is_refused(share: float) -> None:
-    with pytest.raises(InvalidDeclaration, match="hedge_share is .*: choose a share from 0"):
+    with pytest.raises(InvalidDeclaration, match=r"hedge_share is .*: choose a share from 0"):
         SchedulerSettings(hedge_share=share)
 
 
