@@ -2,8 +2,8 @@
 
 One model at two providers with eight places each; one of them is unpredictably slow (one answer in twenty begins 8 s
 late), the other is steady. Beside it the same with both steady, where hedging can gain nothing and must cost nothing.
-Poisson traffic, median over seeds, each seed run with and without in turn.
-Exits 1 if p99 does not fall to the stated share of what it was, if the steady pair gets worse, or if the bound is broken.
+Poisson traffic, median over seeds, each seed run with and without in turn. Exits 1 if p99 does not fall to the stated
+share of what it was, if the steady pair gets worse, or if the bound is broken.
 """
 
 from __future__ import annotations

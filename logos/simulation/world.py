@@ -32,8 +32,8 @@ class EngineProfile:
 @dataclass(frozen=True, slots=True)
 class RemoteProfile:
     """How a remote endpoint behaves. Its first token comes after `ttft_s` and the prompt, its others `tpot_s` apart;
-    times vary by a lognormal factor of `spread`, and a share of the answers begins `stall_s` late. The limits are the provider's own, whatever the catalogue says of
-    them; None is unlimited. Above them it answers 429."""
+    times vary by a lognormal factor of `spread`, and a share of the answers begins `stall_s` late. The limits are the
+    provider's own, whatever the catalogue says of them; None is unlimited. Above them it answers 429."""
 
     ttft_s: float = 0.4
     prefill_per_token_s: float = 0.00005

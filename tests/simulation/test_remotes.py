@@ -39,3 +39,9 @@ def test_its_latency_varies_by_luck_around_the_median() -> None:
     remote = RemoteEndpoint(1, RemoteProfile(ttft_s=1.0, prefill_per_token_s=0.0, tpot_s=0.1, spread=0.5))
     assert remote.times_s(10, 11, 0.5) == pytest.approx((1.0, 2.0))
     assert remote.times_s(10, 11, 0.1)[0] < 1.0 < remote.times_s(10, 11, 0.9)[0]
+
+
+def test_a_share_of_its_answers_begins_late() -> None:
+    remote = RemoteEndpoint(1, RemoteProfile(ttft_s=1.0, prefill_per_token_s=0.0, stall_share=0.25, stall_s=50.0))
+    stalled = [remote.times_s(10, 11, (number + 0.5) / 1000.7)[0] > 50.0 for number in range(1000)]
+    assert sum(stalled) == pytest.approx(250, rel=0.2)
