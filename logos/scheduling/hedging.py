@@ -118,7 +118,7 @@ class Hedging:
     def _could_begin(self, endpoint: EndpointState, ticket: Ticket) -> bool:
         """Somewhere else, healthy, nobody waits there, and a place is free now."""
         now = self._state.now
-        if endpoint.endpoint.id == ticket.endpoint_id or endpoint.is_removed or endpoint.queue:
+        if endpoint.endpoint.id == ticket.endpoint_id or endpoint.queue:
             return False
         if not endpoint.circuit.is_closed or endpoint.roomiest() is None:
             return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from logos.simulation.remotes import RemoteEndpoint
@@ -43,5 +45,6 @@ def test_its_latency_varies_by_luck_around_the_median() -> None:
 
 def test_a_share_of_its_answers_begins_late() -> None:
     remote = RemoteEndpoint(1, RemoteProfile(ttft_s=1.0, prefill_per_token_s=0.0, stall_share=0.25, stall_s=50.0))
-    stalled = [remote.times_s(10, 11, (number + 0.5) / 1000.7)[0] > 50.0 for number in range(1000)]
-    assert sum(stalled) == pytest.approx(250, rel=0.2)
+    chance = random.Random(1)
+    stalled = sum(remote.times_s(10, 11, chance.random())[0] > 50.0 for _ in range(4000))
+    assert stalled == pytest.approx(1000, rel=0.1)
