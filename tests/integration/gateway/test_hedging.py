@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from logos.actors.journal import replay_file
+from logos.actors.journal import read_journal, replay_file
 from logos.config import Settings
+from logos.scheduling.events import LeaseReported, RequestCancelled, RequestsArrived
 from logos.scheduling.settings import SchedulerSettings
 from tests.integration.gateway.test_platform_in_process import CHAT, KEY, client_of, hello, is_idle, until
 from tests.support.in_process import InProcessPlatform, in_process_platform
@@ -44,7 +45,8 @@ def declaration(upstream: ScriptedUpstream, *, second_privacy: str = "LOCAL") ->
                     {"provider": "one", "upstream_model": "first", "max_parallel": 8},
                     {"provider": "other", "upstream_model": "second", "max_parallel": 8},
                 ],
-            }
+            },
+            {"name": "solo", "endpoints": [{"provider": "one", "upstream_model": "first", "max_parallel": 8}]},
         ],
         "prices": [
             {
@@ -123,8 +125,15 @@ async def on_record(platform: InProcessPlatform, database_url: str) -> dict[str,
     return {**dict(zip(names, found, strict=True)), "tries": tries}
 
 
+def cancelled(tmp_path: Path) -> list[RequestCancelled]:
+    """What the scheduler was told of places that were given up or left."""
+    [journal] = (tmp_path / "journal").glob("*.jsonl")
+    _, entries = read_journal(journal)
+    return [event for event, _ in entries if isinstance(event, RequestCancelled)]
+
+
 async def test_the_second_place_serves_a_request_whose_first_one_hangs(
-    platform: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+    platform: InProcessPlatform, upstream: ScriptedUpstream, database_url: str, tmp_path: Path
 ) -> None:
     upstream.answer("first", HANGS)
     upstream.answer("second", streamed(["a", "b"]))
@@ -141,6 +150,8 @@ async def test_the_second_place_serves_a_request_whose_first_one_hangs(
     assert (row["endpoint_id"], row["cost_micro_cents"], row["usage_source"]) == (2, 12 * 100_000, "upstream")
     assert rows(database_url, "SELECT scope, micro_cents, requests FROM balances") == [("key", 12 * 100_000, 1)]
     assert dict(rows(database_url, "SELECT token_type, tokens FROM usage_tokens"))["completion"] == 2
+    # The scheduler knows why the first place was given up, and learns that it was slow.
+    await until(lambda: [each.outrun for each in cancelled(tmp_path)] == [True])
 
 
 async def test_the_first_place_serves_it_if_it_is_faster_after_all(
@@ -206,6 +217,21 @@ async def test_a_client_that_leaves_closes_both_places(
     assert value(database_url, "SELECT sum(requests) FROM balances") == 1
 
 
+async def test_a_client_that_leaves_when_one_place_has_broken_already_closes_the_other(
+    platform: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    upstream.answer("first", breaks(0.8))
+    upstream.answer("second", HANGS)
+    asked = asyncio.create_task(ask(platform))
+    await until(lambda: bool(upstream.of("second")) and upstream.of("first")[0].answered_at is not None)
+    await asyncio.sleep(0.2)  # so that its gateway has heard of it
+    asked.cancel()
+    await until(lambda: upstream.of("second")[0].closed_at is not None)
+    row = await on_record(platform, database_url)
+    assert (row["result_status"], row["hedge_winner"]) == ("client_left", "none")
+    assert row["tries"] == [(1, 1, "upstream_error", False, 0), (2, 2, "client_left", True, 0)]
+
+
 async def test_a_winner_that_breaks_after_its_first_byte_is_told_in_the_stream_and_not_tried_again(
     platform: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
 ) -> None:
@@ -247,6 +273,19 @@ async def test_what_shows_no_first_token_or_has_slack_is_not_hedged(
     await until(lambda: is_idle(platform))
     assert rows(database_url, "SELECT DISTINCT hedge_winner, attempts FROM log_entry") == [(None, 1)]
     assert not upstream.of("second")
+
+
+async def test_a_request_without_a_choice_goes_on_running_under_a_lease(
+    platform: InProcessPlatform, tmp_path: Path
+) -> None:
+    async with client_of(platform) as client:
+        for _ in range(6):
+            assert (await client.post(CHAT, json=hello("solo", stream=True))).status_code == 200
+    await nothing_runs(platform)
+    [journal] = (tmp_path / "journal").glob("*.jsonl")
+    await until(lambda: any(isinstance(event, LeaseReported) for event, _ in read_journal(journal)[1]))
+    asked = [event for event, _ in read_journal(journal)[1] if isinstance(event, RequestsArrived)]
+    assert 1 <= len(asked) < 6
 
 
 async def test_at_most_the_share_of_requests_is_hedged(
