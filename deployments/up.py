@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 RECORD_INTERVAL_S = 1.0
 STOP_GRACE_S = 6.0
+ORPHANS_GRACE_S = 1.0  # for processes that nobody will end in good order any more
 SAVE_WAIT_S = 2.0
 DRAIN_LOOK_S = 0.3
 DRAIN_LOOKS = 2
@@ -229,7 +230,7 @@ class Up:
                 log.warning("Ray has gone already: what runs in it is ended by force")
         self._stopping.set()
         self._record.update()
-        ended = self._record.wait_until_gone(STOP_GRACE_S)
+        ended = self._record.wait_until_gone(ORPHANS_GRACE_S if self._ray_has_gone else STOP_GRACE_S)
         if ended:
             log.info("ended by force: %s", ", ".join(sorted(set(ended))))
         self._record.release()
