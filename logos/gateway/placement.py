@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from logos.domain.errors import LogosError, NoCapacity, QueueTimeout, StaleEpoch
@@ -61,6 +61,7 @@ class Grant:
     priority_when_scheduled: Priority = Priority.MID
     predicted_ttft_s: float | None = None
     load_s: float | None = None
+    hedge_of: str | None = None  # the request whose second place this is
 
 
 @dataclass(slots=True)
@@ -110,6 +111,7 @@ class Placement:
         self._leases_at: dict[int, list[_HeldLease]] = {}  # by endpoint id
         self._waiting: dict[str, _Waiting] = {}
         self._granted: dict[str, Place] = {}  # dispatched by the scheduler, not under a lease
+        self._hedged: dict[str, asyncio.Future[Grant]] = {}  # second places, of requests that would take one
         self._addresses: dict[str, str] = {}
         self._outgoing: list[Event] = []
         self._urgent = asyncio.Event()
@@ -167,19 +169,38 @@ class Placement:
         finally:
             self._waiting.pop(request.request_id, None)
 
+    @contextlib.contextmanager
+    def second_place(self, request_id: str) -> Iterator[asyncio.Future[Grant]]:
+        """Where else the scheduler wants it to run, if it comes to that. Within the block a second place is taken up;
+        who was given one has to say when it ended."""
+        hedged = self._hedged[request_id] = asyncio.get_running_loop().create_future()
+        try:
+            yield hedged
+        finally:
+            del self._hedged[request_id]
+
     def first_token(self, grant: Grant, ttft_s: float) -> None:
         """Only requests that the scheduler placed itself are told one by one; leased ones are told when they end."""
         if grant.lease_id is None:
             self._tell(FirstToken(0.0, grant.request_id, ttft_s))
 
-    def ended(self, grant: Grant, end: Ended, *, fault: str | None = None, retry_after_s: float | None = None) -> None:
-        """The request left its place. `fault` says why, when the endpoint is to blame."""
+    def ended(
+        self,
+        grant: Grant,
+        end: Ended,
+        *,
+        fault: str | None = None,
+        retry_after_s: float | None = None,
+        outrun: bool = False,
+    ) -> None:
+        """The request left its place. `fault` says why, when the endpoint is to blame; `outrun`: its other place was
+        faster."""
         if grant.lease_id is not None and self._ended_under_lease(grant.lease_id, end):
             return
         if self._granted.pop(grant.request_id, None) is None:
             return
         if end.cancelled:
-            self._tell(RequestCancelled(0.0, grant.request_id), urgent=True)
+            self._tell(RequestCancelled(0.0, grant.request_id, outrun), urgent=True)
         elif end.ok:
             self._tell(
                 RequestFinished(
@@ -374,8 +395,8 @@ class Placement:
                     self._give_back(held)
 
     def _on_dispatch(self, command: Dispatch) -> None:
-        waiting = self._waiting.get(command.request_id)
-        if waiting is None or waiting.granted.done():
+        granted = self._awaited(command)
+        if granted is None or granted.done():
             # The client left while the grant was on its way; whoever asked has told so already, but a dispatch
             # that crossed a restart is unknown to it, so say it again: cancelling twice is harmless.
             if command.request_id not in self._granted:
@@ -384,7 +405,7 @@ class Placement:
         place = command.place
         self._granted[command.request_id] = place
         self._tell(RequestStarted(0.0, command.request_id))
-        waiting.granted.set_result(
+        granted.set_result(
             Grant(
                 request_id=command.request_id,
                 place=place,
@@ -396,8 +417,16 @@ class Placement:
                 priority_when_scheduled=command.priority_when_scheduled,
                 predicted_ttft_s=command.predicted_ttft_s,
                 load_s=command.load_s,
+                hedge_of=command.hedge_of,
             )
         )
+
+    def _awaited(self, command: Dispatch) -> asyncio.Future[Grant] | None:
+        """Who waits for this place: a request for its first, or one that runs and would take a second."""
+        if command.hedge_of is not None:
+            return self._hedged.get(command.hedge_of)
+        waiting = self._waiting.get(command.request_id)
+        return waiting.granted if waiting is not None else None
 
     def _on_reject(self, command: Reject) -> None:
         waiting = self._waiting.get(command.request_id)

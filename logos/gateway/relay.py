@@ -113,6 +113,11 @@ class WholeAnswer:
             cancelled=cancelled,
         )
 
+    @property
+    def tokens(self) -> int:
+        """Nobody counted them; they are in `usage`, or unknown."""
+        return 0
+
     def close(self) -> None:
         """Nothing is open any more; here so that both kinds of answers are closed alike."""
 
@@ -166,6 +171,16 @@ class StreamAnswer:
             return self._result(clock, Outcome.CLIENT_LEFT, CLIENT_LEFT)
         finally:
             self._upstream.close()
+
+    @property
+    def usage(self) -> Mapping[str, Any] | None:
+        """As the upstream reported it, if it has."""
+        return self.events.usage
+
+    @property
+    def tokens(self) -> int:
+        """Events with text that have come so far."""
+        return self.events.tokens
 
     def close(self) -> None:
         """Gives the stream up; the upstream stops."""

@@ -34,6 +34,7 @@ class ServedBy:
     overhead_ms: float
     attempts: int
     predicted_ttft_ms: float | None = None
+    hedge_winner: str | None = None
     charge: Charge | None = None
 
 
@@ -70,6 +71,8 @@ def response_headers(upstream: Mapping[str, str], served_by: ServedBy, quota: Qu
         headers += _STREAM_HEADERS
     if served_by.predicted_ttft_ms is not None:
         headers.append((b"x-logos-predicted-ttft-ms", b"%.2f" % served_by.predicted_ttft_ms))
+    if served_by.hedge_winner is not None:
+        headers.append((b"x-logos-hedge-winner", _value(served_by.hedge_winner)))
     charge = served_by.charge
     if charge is not None and charge.currency is not None:
         headers.append((b"x-logos-cost", format_cost(charge).encode()))

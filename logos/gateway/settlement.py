@@ -10,12 +10,14 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from logos.billing.cost import charge
 from logos.billing.prices import FREE, PriceBook, Tariff
+from logos.billing.usage import normalise
 from logos.domain.catalogue import Catalogue
 from logos.domain.lifecycle import Outcome, UsageSource
-from logos.domain.nouns import Key, LogLevel, Tier
+from logos.domain.nouns import Endpoint, Key, LogLevel, Tier
 from logos.domain.records import Attempt, Charge, Closing, Opening
 from logos.gateway.auth import KEY_HEADERS
 from logos.gateway.outbox import Outbox
@@ -49,6 +51,7 @@ class Accepted:
     overhead_s: float | None = None
     usage: Mapping[str, int] | None = None  # as the endpoint reported it, by token type
     attempts: list[Attempt] = field(default_factory=list)
+    hedge_winner: str | None = None  # first, second, none; None: it had one place at a time
     opened: bool = False
     closed: bool = False
 
@@ -118,6 +121,14 @@ class Settlement:
         today = dt.datetime.fromtimestamp(self._now(), dt.UTC).date()
         return self._book.tariff(model_id, provider_id, today)
 
+    def house_cost(
+        self, accepted: Accepted, endpoint: Endpoint, reported: Mapping[str, Any] | None, tokens: int
+    ) -> Charge:
+        """Of an answer that nobody is charged for: by the endpoint's own figures, or else by what came of it."""
+        estimated = {"prompt": accepted.resolved.prompt_tokens, "completion": tokens}
+        usage = normalise(reported) if reported is not None else estimated
+        return charge(usage, self.tariff(accepted.catalogue, endpoint.model_id, endpoint.provider_id))
+
     def charge_interrupted(self, catalogue: Catalogue, opening: Opening, usage: Mapping[str, int]) -> Charge:
         """What a request costs whose gateway died, for the gateway that finds its record."""
         return charge(usage, self.tariff(catalogue, opening.model_id, opening.provider_id))
@@ -178,6 +189,7 @@ class Settlement:
             usage_source=source,
             charge=charge(usage, self.tariff(accepted.catalogue, model_id, provider_id)),
             attempts=tuple(accepted.attempts),
+            hedge_winner=accepted.hedge_winner,
             queue_wait_ms=round(accepted.queue_wait_s * 1000, 3),
             queue_depth_at_enqueue=grant.queue_depth_at_enqueue if grant is not None else None,
             queue_depth_at_schedule=grant.queue_depth_at_schedule if grant is not None else None,
@@ -214,6 +226,8 @@ class Settlement:
         instruments.tokens_used(name, closing.usage)
         instruments.charged(closing.charge.currency, closing.charge.micro_cents)
         instruments.queue_waited(accepted.queue_wait_s)
+        if accepted.hedge_winner is not None:
+            instruments.hedged(accepted.hedge_winner)
         if closing.first_token_at is not None:
             instruments.first_token(name, closing.first_token_at - accepted.accepted_at)
             self._compare(name, accepted)

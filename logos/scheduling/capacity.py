@@ -221,8 +221,8 @@ class Capacity:
         if options:
             idle = any(self._is_idle(victim) for option in options for victim in option.victims)
             return Outlook(memory_is_short=True, neighbour_is_idle=idle, claimable=True)
-        if any(self._claims.is_busy(node) for node in nodes):
-            return Outlook(memory_is_short=True)  # who comes now may be asked to go again
+        if any(self._claims.is_busy(node) or node.has_stuck for node in nodes):
+            return Outlook(memory_is_short=True)  # who comes now may be asked to go again, who is stuck may yet go
         return Outlook(refusal=self._memory_is_held(endpoint, nodes), memory_is_short=True)
 
     def _is_idle(self, engine: Engine) -> bool:

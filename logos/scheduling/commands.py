@@ -15,7 +15,12 @@ from logos.scheduling import events
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Run this request there, now. The rest is for the record and the response headers."""
+    """Run this request there, now. The rest is for the record and the response headers.
+
+    With `hedge_of`, the id of a request that runs already, this is a second place for it: run it there, too, under the
+    id given here, unless its first byte is here. The place whose first byte comes first goes on; the other one is
+    given up (RequestCancelled, `outrun`). Each id is answered and ends by itself.
+    """
 
     request_id: str
     gateway_id: str
@@ -28,6 +33,7 @@ class Dispatch:
     predicted_ttft_s: float | None = None  # from arrival, the median
     load_s: float | None = None  # seconds of the load or wake-up that this request waited for
     slo_ttft_s: float | None = None  # the request's own, or its class's
+    hedge_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Sending a waiting request to a place: the books, and the command.
+"""Sending a request to a place: the books, and the command.
 
 Which request and which place is decided by whoever calls: `placement` in the queue's order, the rules of swapping for
-engines that are about to make room.
+engines that are about to make room, `hedging` for second places.
 """
 
 from __future__ import annotations
@@ -18,6 +18,15 @@ from logos.scheduling.tickets import Ticket
 
 def dispatch(state: State, ticket: Ticket, endpoint: EndpointState, place: PlaceState) -> None:
     """The request leaves the queue of its endpoint and runs at the place, which must have room."""
+    endpoint.serve(ticket)
+    del state.waiting[ticket.request_id]
+    state.timers.cancel(ticket.deadline)
+    ticket.deadline = None
+    run_at(state, ticket, endpoint, place)
+
+
+def run_at(state: State, ticket: Ticket, endpoint: EndpointState, place: PlaceState) -> None:
+    """The request, which is in no queue, runs at the place, which must have room."""
     request = ticket.request
     assert request is not None
     uncached = uncached_tokens(place, request)
@@ -26,10 +35,6 @@ def dispatch(state: State, ticket: Ticket, endpoint: EndpointState, place: Place
     if ticket.predicted_ttft_s is not None and ticket.arrived_at == state.now and not place.is_open:
         # It was expected to wait for its turn, and did not have to.
         ticket.predicted_ttft_s = state.predictor.score(((ticket.endpoint_id, ticket.met),))[0].ttft_p50_s
-    endpoint.serve(ticket)
-    del state.waiting[ticket.request_id]
-    state.timers.cancel(ticket.deadline)
-    ticket.deadline = None
     ticket.state = RequestState.DISPATCHED
     ticket.dispatched_at = state.now
     state.run(ticket, place)
@@ -51,6 +56,7 @@ def dispatch(state: State, ticket: Ticket, endpoint: EndpointState, place: Place
             ticket.predicted_ttft_s,
             _waited_for_load_s(state, ticket, place),
             ticket.slo_ttft_s,
+            ticket.hedge_of,
         )
     )
 

@@ -118,7 +118,7 @@ class Engines:
         if old is EngineState.STOPPING:
             # Not even that worked: it goes on holding its memory, and is asked again in a while.
             at = self._state.now + self._state.settings.stop_timeout_s
-            engine.timer = self._state.timers.add(at, lambda: self._transitions.stop(engine))
+            engine.timer = self._state.timers.add(at, lambda: self._transitions.stop_again(engine))
         elif old in {EngineState.LOADING, EngineState.WAKING}:
             self._transitions.give_up(engine, reason or "it failed to start")
         else:

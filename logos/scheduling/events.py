@@ -14,7 +14,7 @@ from logos.domain.leases import SlotLease
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Mode, Node, Place, Priority
 
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class Request:
 
     `attempt` counts placements of the same request id from 1; a retry leaves out the endpoints that failed.
     `prefix` is an opaque fingerprint of the prompt's shared beginning (`prefix_tokens` of it), for affinity.
+    `may_hedge`: its gateway would take a second place for it until its first byte is here, which comes with its first
+    token.
     """
 
     request_id: str
@@ -53,6 +55,7 @@ class Request:
     attempt: int = 1
     prefix: int | None = None
     prefix_tokens: int = 0
+    may_hedge: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +95,12 @@ class RequestsArrived:
 
 @dataclass(frozen=True, slots=True)
 class RequestCancelled:
-    """The client left; whatever the request holds is free."""
+    """The client left, or (`outrun`) the first byte came from the other place of a hedged request; whatever the request
+    holds under this id is free."""
 
     at: float
     request_id: str
+    outrun: bool = False
 
 
 @dataclass(frozen=True, slots=True)

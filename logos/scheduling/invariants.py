@@ -22,6 +22,7 @@ def check(state: State) -> None:
     _check_requests(state)
     _check_owners(state)
     _check_claims(state)
+    _check_hedges(state)
     for node in state.nodes.values():
         assert node.unheld_mib() == node.summed_unheld_mib(), node
         for index, free_mib in node.unheld_mib().items():
@@ -107,6 +108,23 @@ def _check_owners(state: State) -> None:
     for engine in state.engines.values():
         assert state.endpoints[engine.endpoint_id].engines.get(engine.engine_id) is engine, engine
         assert state.nodes[engine.node_id].engines.get(engine.engine_id) is engine, engine
+
+
+def _check_hedges(state: State) -> None:
+    """The bound holds; a second place runs, at another endpoint than the first, and under no lease."""
+    hedges = state.hedges
+    assert hedges.sent <= state.settings.hedge_share * hedges.requests + 1e-6, (hedges.sent, hedges.requests)
+    for ticket in state.tickets.values():
+        if ticket.hedge_of is None:
+            continue
+        assert ticket.place is not None, ticket
+        assert ticket.lease_id is None, ticket
+        assert ticket.request is not None, ticket
+        assert ticket.endpoint_id in {each.endpoint_id for each in ticket.request.candidates}, ticket
+        first = state.tickets.get(ticket.hedge_of)
+        if first is not None and first.attempt == 1:
+            assert first.hedge_id == ticket.request_id, ticket
+            assert first.endpoint_id != ticket.endpoint_id, ticket
 
 
 def _check_claims(state: State) -> None:

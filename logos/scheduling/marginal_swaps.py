@@ -34,7 +34,7 @@ from logos.scheduling.idling import Idling
 from logos.scheduling.nodes import Engine
 from logos.scheduling.places import EndpointState
 from logos.scheduling.state import State
-from logos.scheduling.swapping import IN_TRANSIT, Claim, Claims
+from logos.scheduling.swapping import Claim, Claims
 from logos.scheduling.tickets import Ticket
 from logos.scheduling.transitions import Transitions
 
@@ -101,7 +101,7 @@ class MarginalSwaps:
         stakes = self._stakes(claim)
         while self._admit(stakes):
             stakes = self._stakes(claim)
-        if any(engine.state in IN_TRANSIT for engine in claim.node.engines.values()):
+        if any(engine.is_in_transit for engine in claim.node.engines.values()):
             return  # looked at again when that has ended
         if makes_room and self._shall_leave(stakes):
             self._claims.settle(claim)

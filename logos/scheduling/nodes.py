@@ -18,6 +18,9 @@ from logos.scheduling.timers import Timer
 LIVE = frozenset({EngineState.AWAKE, EngineState.LOADING, EngineState.WAKING})
 ENDING = frozenset({EngineState.STOPPING, EngineState.FAILED})
 LEAVING = frozenset({EngineState.STOPPING, EngineState.DRAINING, EngineState.FALLING_ASLEEP, EngineState.FAILED})
+IN_TRANSIT = frozenset(
+    {EngineState.LOADING, EngineState.WAKING, EngineState.FALLING_ASLEEP, EngineState.STOPPING, EngineState.FAILED}
+)
 MIB_PER_GIB = 1024
 
 
@@ -45,6 +48,7 @@ class Engine:
     kv_usage: float = 0.0
     timer: Timer | None = None
     claimed_by: int | None = None  # the endpoint that it makes room for
+    is_stuck: bool = False  # its end is overdue: it holds what it holds, and nobody waits for that any more
 
     @property
     def held_per_gpu_mib(self) -> int:
@@ -57,6 +61,8 @@ class Engine:
         """Its new state, from now on. What ends a sleeping engine brings nothing back to its GPUs."""
         if state is EngineState.ASLEEP or state not in ENDING:
             self.is_off_gpus = state is EngineState.ASLEEP
+        if state not in ENDING:
+            self.is_stuck = False
         self.state = state
         self.since = now
 
@@ -73,7 +79,12 @@ class Engine:
     @property
     def is_leaving(self) -> bool:
         """Its memory will be free, but is not yet."""
-        return self.state in LEAVING
+        return self.state in LEAVING and not self.is_stuck
+
+    @property
+    def is_in_transit(self) -> bool:
+        """What it holds will change before long."""
+        return self.state in IN_TRANSIT and not self.is_stuck
 
 
 class Fit(NamedTuple):
@@ -131,6 +142,11 @@ class NodeState:
             )
             self._beside[engine.engine_id] = found
         return found
+
+    @property
+    def has_stuck(self) -> bool:
+        """An engine that should have ended holds memory there."""
+        return any(engine.is_stuck for engine in self.engines.values())
 
     def unheld_mib(self) -> dict[int, int]:
         """Memory by GPU index that no engine holds, reserved or not."""

@@ -66,7 +66,9 @@ class Placement:
         self._enqueue(ticket, choice)
         self.attend(endpoint)
         if ticket.place is not None:
-            self._leases.offer(endpoint.places[ticket.place], request.gateway_id)
+            # What may be hedged never runs under a lease, so a lease would only take a place from it.
+            if not (request.may_hedge and state.hedges.is_open):
+                self._leases.offer(endpoint.places[ticket.place], request.gateway_id)
         elif ticket.state is RequestState.WAITING:
             self._keep_waiting(ticket, request)
 

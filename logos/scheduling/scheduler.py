@@ -23,6 +23,7 @@ from logos.scheduling.endpoints import Endpoints
 from logos.scheduling.engines import Engines
 from logos.scheduling.events import Event
 from logos.scheduling.first_come import FirstCome
+from logos.scheduling.hedging import Hedging
 from logos.scheduling.invariants import check
 from logos.scheduling.learned import Learned
 from logos.scheduling.leases import Leases
@@ -83,6 +84,7 @@ class Scheduler:
         views = Views(state, self._capacity, Delays(state, claims), predicts=settings.policy in PREDICTING)
         scaling = Scaling(state, transitions)
         self._placement = Placement(state, policy, views, self._capacity, scaling, self._leases)
+        self._hedging = Hedging(state, policy, views) if state.hedges.is_open else None
         self._endpoints.apply(catalogue)
         self._reactions = self._table()
 
@@ -162,22 +164,32 @@ class Scheduler:
 
     def _arrived(self, event: events.RequestsArrived) -> None:
         for request in event.requests:
+            if self._hedging is not None:
+                self._hedging.arrived(request)
             self._placement.arrive(request)
 
     def _cancelled(self, event: events.RequestCancelled) -> None:
         ticket = self._state.tickets.get(event.request_id)
-        if ticket is not None:
-            self._state.end(ticket)
+        if ticket is None:
+            return
+        if event.outrun and self._hedging is not None:
+            self._hedging.outrun(ticket)
+        self._state.end(ticket)
 
     def _started(self, event: events.RequestStarted) -> None:
         ticket = self._state.tickets.get(event.request_id)
         if ticket is not None and ticket.state is RequestState.DISPATCHED:
             ticket.state = RequestState.STARTED
+            if self._hedging is not None:
+                self._hedging.watch(ticket)
 
     def _first_token(self, event: events.FirstToken) -> None:
         ticket = self._state.tickets.get(event.request_id)
         if ticket is not None and ticket.state is RequestState.STARTED:
             ticket.state = RequestState.STREAMING
+            if ticket.deadline is not None:
+                self._state.timers.cancel(ticket.deadline)
+                ticket.deadline = None
             first_token(self._state, ticket, event.ttft_s)
 
     def _finished(self, event: events.RequestFinished) -> None:

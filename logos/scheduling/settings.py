@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from logos.domain.errors import InvalidDeclaration
 from logos.domain.nouns import Mode, Priority
 
 
@@ -35,6 +36,9 @@ class SchedulerSettings:
 
     # How long a request may wait for its endpoints to become known: gateways may hear of a catalogue first.
     catalogue_grace_s: float = 2.0
+
+    # Hedging: at most so many of all requests, as a share of 1, get a second place when their first token is late.
+    hedge_share: float = 0.0
 
     # Health of endpoints.
     circuit_faults: int = 3
@@ -76,6 +80,11 @@ class SchedulerSettings:
     load_prior_s: float = 45.0
     wake_prior_s: float = 2.5
     output_prior_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        """Raises InvalidDeclaration for a share that is none."""
+        if not 0.0 <= self.hedge_share <= 1.0:
+            raise InvalidDeclaration(f"hedge_share is {self.hedge_share:g}: choose a share from 0 (off) to 1")
 
     def overtakes(self, priority: Priority, mode: Mode) -> int:
         """K(priority, mode): how many later arrivals may be chosen before such a request."""

@@ -17,6 +17,7 @@ from logos.prediction.predictor import Predictor
 from logos.prediction.service import ServiceTimes
 from logos.scheduling.commands import Command
 from logos.scheduling.health import Circuit
+from logos.scheduling.hedge_budget import HedgeBudget
 from logos.scheduling.limits import RateLimit
 from logos.scheduling.nodes import Engine, NodeState
 from logos.scheduling.places import EndpointState, Lease, LeaseState, PlaceState
@@ -58,6 +59,7 @@ class State:
         self.now = 0.0
         self.started_at: float | None = None
         self.timers = Timers()
+        self.hedges = HedgeBudget(settings.hedge_share)
         self.tickets: dict[str, Ticket] = {}
         self.waiting: dict[str, Ticket] = {}
         self.endpoints: dict[int, EndpointState] = {}

@@ -23,6 +23,7 @@ def summarize(state: State) -> dict[str, Any]:
         "waiting": len(state.waiting),
         "running": len(state.tickets) - len(state.waiting),
         "leases": len(state.leases),
+        "hedges": state.hedges.sent,
         "endpoints": [_endpoint(state, each) for _, each in sorted(state.endpoints.items())],
         "engines": [_engine(state, each) for _, each in sorted(state.engines.items())],
         "claims": [_claim(state, each) for _, each in sorted(state.claims.items())],

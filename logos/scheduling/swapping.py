@@ -18,9 +18,6 @@ from logos.scheduling.timers import Timer
 from logos.scheduling.transitions import Transitions, spec_of
 
 GONE = frozenset({EngineState.ASLEEP, EngineState.COLD})
-IN_TRANSIT = frozenset(
-    {EngineState.LOADING, EngineState.WAKING, EngineState.FALLING_ASLEEP, EngineState.STOPPING, EngineState.FAILED}
-)
 
 
 @dataclass(slots=True, eq=False)
@@ -80,7 +77,7 @@ class Claims:
 
     def is_busy(self, node: NodeState) -> bool:
         """Whether models are changing places there already."""
-        return any(each.state in IN_TRANSIT or each.claimed_by is not None for each in node.engines.values())
+        return any(each.is_in_transit or each.claimed_by is not None for each in node.engines.values())
 
     # Carrying out.
 
@@ -241,7 +238,9 @@ class Claims:
         return [each for each in victims if each not in sleeping], sleeping
 
     def _is_possible(self, claim: Claim) -> bool:
-        """Its node is there, and so is the engine that shall wake."""
+        """Its node is there, its victims can go, and so can wake who shall."""
+        if any(victim.is_stuck for victim in claim.victims):
+            return False
         is_there = claim.node.node.id in self._state.nodes
         return is_there and (claim.sleeper is None or claim.sleeper.state is EngineState.ASLEEP)
 

@@ -48,7 +48,9 @@ class Ticket:
     company_from: tuple[float, float, float] | None = None  # at its first token: when, and what `Occupancy` counted
     ends_at: float = 0.0  # about when it should be through, ...
     judged_at: float = float("-inf")  # ... as worked out at that time
-    deadline: Timer | None = None
+    deadline: Timer | None = None  # of its wait; then, where it may be hedged, when its first token is overdue
+    hedge_id: str | None = None  # under which it runs at a second place, too
+    hedge_of: str | None = None  # the request whose second place this is
 
     @property
     def attempt(self) -> int:

@@ -1,18 +1,24 @@
 """How an engine is moved: load, wake, drain, sleep, stop; what its place admits meanwhile; what a failure means.
 
-Each transition is one command and ends with one report; the time-outs here are the net below that. Which engines should
-come and go is decided in `capacity` and the rules of swapping.
+Each transition is one command and ends with one report. The net below that: one that takes ten times as long as nine in
+ten should is presumed to have failed, and the engine is ended; an end that is overdue is asked for again and again, and
+what such an engine holds is counted until its node says otherwise, but nobody waits for it. Which engines should come
+and go is decided in `capacity` and the rules of swapping.
 """
 
 from __future__ import annotations
 
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import EngineSpec, Place
+from logos.prediction.service import Transition
 from logos.scheduling.commands import LoadEngine, SleepEngine, StopEngine, WakeEngine
 from logos.scheduling.leases import Leases
 from logos.scheduling.nodes import Engine, Fit
 from logos.scheduling.places import EndpointState, PlaceState
 from logos.scheduling.state import State
+
+LATE_FACTOR = 10.0  # a transition has failed after so many times its 0.9 quantile, ...
+LATE_MIN_S = 30.0  # ... not before this, and by the time-out of the settings at the latest
 
 
 class Transitions:
@@ -80,7 +86,7 @@ class Transitions:
         engine.has_slept = True
         self._state.engine_state(engine, EngineState.FALLING_ASLEEP)
         self._state.commands.append(SleepEngine(engine.engine_id))
-        at = self._state.now + self._state.settings.sleep_timeout_s
+        at = self._overdue_at(engine, Transition.SLEEP, self._state.settings.sleep_timeout_s)
         engine.timer = self._state.timers.add(at, lambda: self.stop(engine))
 
     def can_sleep(self, engine: Engine) -> bool:
@@ -101,7 +107,15 @@ class Transitions:
         self._state.engine_state(engine, EngineState.STOPPING)
         self._state.commands.append(StopEngine(engine.engine_id))
         at = self._state.now + self._state.settings.stop_timeout_s
-        engine.timer = self._state.timers.add(at, lambda: self.stop(engine))
+        engine.timer = self._state.timers.add(at, lambda: self.stop_again(engine))
+
+    def stop_again(self, engine: Engine) -> None:
+        """It should have ended by now. Its memory is not credited; who counted on it looks elsewhere."""
+        engine.is_stuck = True
+        self.stop(engine)
+        for endpoint in self._state.endpoints.values():
+            if endpoint.is_pooled and endpoint.queue:
+                self._state.touch(endpoint.endpoint.id)
 
     def open(self, engine: Engine) -> None:
         """The engine serves from now on."""
@@ -130,8 +144,9 @@ class Transitions:
         return endpoint.places.get(Place(engine.endpoint_id, engine.engine_id))
 
     def expect(self, engine: Engine) -> None:
-        """An engine that is still on its way after `load_timeout_s` is ended."""
-        at = self._state.now + self._state.settings.load_timeout_s
+        """An engine that is on its way for too long is ended."""
+        kind = Transition.WAKE if engine.state is EngineState.WAKING else Transition.LOAD
+        at = self._overdue_at(engine, kind, self._state.settings.load_timeout_s)
         engine.timer = self._state.timers.add(at, lambda: self.give_up(engine, "it took too long"))
 
     def give_up(self, engine: Engine, reason: str) -> None:
@@ -157,6 +172,10 @@ class Transitions:
         """It is on its way up. The driver answers every command; this time-out is the net below it."""
         self._state.engine_state(engine, to)
         self.expect(engine)
+
+    def _overdue_at(self, engine: Engine, kind: Transition, timeout_s: float) -> float:
+        expected = self._state.predictor.transition(engine.endpoint_id, engine.node_id, kind)
+        return self._state.now + min(timeout_s, max(LATE_FACTOR * expected.p90, LATE_MIN_S))
 
     def _new_id(self, node_id: str, model_name: str) -> str:
         while True:

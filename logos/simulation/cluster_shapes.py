@@ -118,6 +118,8 @@ class RemoteDeclared(Declared):
     prefill_per_token_s: Time = 0.00005
     tpot_s: Time = 0.012
     spread: Annotated[float, Field(strict=True, ge=0, le=3)] = 0.3
+    stall_share: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
+    stall_s: Time = 0.0
     parallel_max: Positive | None = None
 
     @property
@@ -127,6 +129,8 @@ class RemoteDeclared(Declared):
             self.prefill_per_token_s,
             self.tpot_s,
             self.spread,
+            self.stall_share,
+            self.stall_s,
             self.parallel_max,
             self.limits.requests_per_minute,
             self.limits.tokens_per_minute,

@@ -34,6 +34,8 @@ def figures(run: Run, slo_ttft_s: float | None = None) -> dict[str, Any]:
         "rejected": _count(outcomes, Status.REJECTED),
         "failed": _count(outcomes, Status.FAILED),
         "cancelled": _count(outcomes, Status.LEFT),
+        "hedged": sum(each.hedge_winner is not None for each in outcomes),
+        "hedges_won": sum(each.hedge_winner == "second" for each in outcomes),
         "slo_attainment": attainment(outcomes, slo_ttft_s),
         "ttft_s": spread(_known(each.ttft_s for each in answered)),
         "latency_s": spread(_known(each.latency_s for each in answered)),
@@ -102,11 +104,12 @@ def fairness(answered: Iterable[Outcome]) -> float:
 
 
 def prediction(answered: Iterable[Outcome]) -> dict[str, float]:
-    """How good the TTFT predictions were that came with the dispatches, as absolute percentage errors."""
+    """How good the TTFT predictions were that came with the dispatches, as absolute percentage errors. What had two
+    places is left out: no prediction was for both."""
     errors = [
         abs(each.predicted_ttft_s - each.ttft_s) / each.ttft_s
         for each in answered
-        if each.predicted_ttft_s is not None and each.ttft_s
+        if each.predicted_ttft_s is not None and each.ttft_s and each.hedge_winner is None
     ]
     return {"predicted": len(errors), "mape": mean(errors), "median_ape": quantile(errors, 0.5)}
 

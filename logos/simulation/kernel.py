@@ -22,6 +22,7 @@ from logos.scheduling.scheduler import Scheduler
 from logos.scheduling.settings import SchedulerSettings
 from logos.simulation.agenda import Agenda
 from logos.simulation.arrivals import Arrival, Luck, draw
+from logos.simulation.hedges import Hedges
 from logos.simulation.lengths import output_tokens
 from logos.simulation.nodes import SimEngine, SimNode
 from logos.simulation.remotes import RemoteEndpoint
@@ -104,6 +105,7 @@ class Simulation:
             engine_id: node for node in self.nodes.values() for engine_id in node.engines
         }
         self.remotes = {each: RemoteEndpoint(each, profile) for each, profile in world.remotes.items()}
+        self._hedges = Hedges(self.agenda, self._open, self._requests, self._luck, self.tell, self._take_out)
         self._perform = self._table()
         for fault in faults:
             self.agenda.at(fault.at, self._strike, fault)
@@ -174,6 +176,7 @@ class Simulation:
                 1,
                 arrival.prefix,
                 arrival.prefix_tokens,
+                True,
             )
         )
         if arrival.patience_s is not None:
@@ -195,6 +198,7 @@ class Simulation:
         if outcome is None:
             return
         self._take_out(request_id, outcome)
+        self._hedges.left(outcome)
         self._end(outcome, Status.LEFT)
         self._soon.append(ev.RequestCancelled(self.agenda.now, request_id))
 
@@ -249,7 +253,8 @@ class Simulation:
 
     def _dispatch(self, command: cmd.Dispatch) -> None:
         """To its engine or remote endpoint, unless the client left while the command was on its way."""
-        outcome = self._open.get(command.request_id)
+        is_hedge = command.hedge_of is not None
+        outcome = self._hedges.begin(command) if is_hedge else self._open.get(command.request_id)
         if outcome is None:
             return
         if outcome.dispatched_at is not None:
@@ -316,6 +321,8 @@ class Simulation:
         outcome.first_token_at = now
         assert outcome.dispatched_at is not None
         self._soon.append(ev.FirstToken(now, request_id, now - outcome.dispatched_at))
+        if outcome.hedge is not None or outcome.hedge_of is not None:
+            self._hedges.decided(outcome)
 
     def finished(self, request_id: str) -> None:
         """An engine made the last token of an answer."""
@@ -380,7 +387,11 @@ class Simulation:
         if outcome is None:
             return
         self._soon.append(ev.RequestFailed(self.agenda.now, request_id, reason, endpoint_fault, retry_after_s))
-        request = self._requests[request_id]
+        if (outcome.hedge is not None or outcome.hedge_of is not None) and outcome.first_token_at is None:
+            outcome = self._hedges.failed(outcome)
+            if outcome is None:
+                return
+        request = self._requests[outcome.arrival.request_id]
         left = tuple(each for each in request.candidates if each.endpoint_id != outcome.endpoint_id)
         if outcome.first_token_at is not None or outcome.attempts >= ATTEMPTS_MAX or not left:
             outcome.reason = reason
@@ -398,6 +409,8 @@ class Simulation:
         outcome.ended_at = self.agenda.now
         del self._open[request_id]
         del self._requests[request_id]
+        if outcome.hedge_of is not None and (first := self._hedges.ended(outcome)) is not None:
+            self._end(first, status)
 
     def _closed(self) -> Run:
         """The run is over: adds up what nodes have counted."""

@@ -15,6 +15,7 @@ WINDOW_S = 60.0
 BUSY_RETRY_S = 1.0
 ROUNDING_S = 1e-6
 STANDARD_NORMAL = NormalDist()
+STALL_DIGITS = 1_000.0  # whether an answer stalls is read from later digits of its luck than how fast it is
 
 
 class RemoteEndpoint:
@@ -62,6 +63,8 @@ class RemoteEndpoint:
         normal = STANDARD_NORMAL.inv_cdf(min(max(luck, 1e-9), 1 - 1e-9))
         factor = 2.718281828459045 ** (profile.spread * normal)
         ttft_s = (profile.ttft_s + profile.prefill_per_token_s * prompt_tokens) * factor
+        if (luck * STALL_DIGITS) % 1.0 < profile.stall_share:
+            ttft_s += profile.stall_s
         return ttft_s, ttft_s + (output_tokens - 1) * profile.tpot_s * factor
 
     def limit(self, now: float) -> LimitObserved | None:

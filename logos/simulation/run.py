@@ -48,6 +48,9 @@ class Outcome:
     load_s: float | None = None
     slo_ttft_s: float | None = None  # what it was promised
     reason: str = ""
+    hedge: Outcome | None = field(default=None, repr=False)  # its second place, ...
+    hedge_of: Outcome | None = field(default=None, repr=False)  # ... which has a story of its own
+    hedge_winner: str | None = None  # first, second, none; None: it had one place at a time
 
     @property
     def ttft_s(self) -> float | None:

@@ -32,13 +32,15 @@ class EngineProfile:
 @dataclass(frozen=True, slots=True)
 class RemoteProfile:
     """How a remote endpoint behaves. Its first token comes after `ttft_s` and the prompt, its others `tpot_s` apart;
-    times vary by a lognormal factor of `spread`. The limits are the provider's own, whatever the catalogue says of
-    them; None is unlimited. Above them it answers 429."""
+    times vary by a lognormal factor of `spread`, and a share of the answers begins `stall_s` late. The limits are the
+    provider's own, whatever the catalogue says of them; None is unlimited. Above them it answers 429."""
 
     ttft_s: float = 0.4
     prefill_per_token_s: float = 0.00005
     tpot_s: float = 0.012
     spread: float = 0.3
+    stall_share: float = 0.0
+    stall_s: float = 0.0
     parallel_max: int | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None

@@ -43,6 +43,7 @@ STAGING_COLUMNS: tuple[tuple[str, str], ...] = (
     ("load_duration_ms", "double precision"),
     ("overhead_ms", "double precision"),
     ("attempts", "integer"),
+    ("hedge_winner", "text"),
     ("result_status", "text"),
     ("http_status", "integer"),
     ("error_message", "text"),
@@ -79,15 +80,17 @@ WITH taken AS (
     SELECT * FROM taken WHERE result_status IS NOT NULL
 ), tried AS (
     INSERT INTO attempts (log_entry_id, number, model_id, provider_id, endpoint_id, engine_id,
-                          started_at, first_byte_at, ended_at, outcome, http_status, error_message)
+                          started_at, first_byte_at, ended_at, outcome, http_status, error_message,
+                          is_hedge, house_cost_micro_cents, house_cost_currency)
     SELECT ended.id, t.number, t.model_id, t.provider_id, t.endpoint_id, t.engine_id,
            to_timestamp(t.started_at), to_timestamp(t.first_byte_at), to_timestamp(t.ended_at),
-           t.outcome, t.http_status, t.error_message
+           t.outcome, t.http_status, t.error_message,
+           t.is_hedge, (t.house_cost->>'micro_cents')::bigint, t.house_cost->>'currency'
     FROM ended JOIN staging USING (request_id)
     CROSS JOIN LATERAL jsonb_to_recordset(staging.tries) AS t(
         number integer, model_id bigint, provider_id bigint, endpoint_id bigint, engine_id text,
         started_at double precision, first_byte_at double precision, ended_at double precision,
-        outcome text, http_status integer, error_message text)
+        outcome text, http_status integer, error_message text, is_hedge boolean, house_cost jsonb)
 ), used AS (
     INSERT INTO usage_tokens (log_entry_id, token_type, tokens)
     SELECT ended.id, u.key, u.value::bigint

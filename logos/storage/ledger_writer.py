@@ -261,6 +261,7 @@ def _closed(closing: Closing) -> Row:
         closing.load_duration_ms,
         closing.overhead_ms,
         len(closing.attempts),
+        closing.hedge_winner,
         str(closing.outcome),
         closing.http_status,
         _short(closing.error_message),
@@ -272,7 +273,7 @@ def _closed(closing: Closing) -> Row:
     )
 
 
-_NOT_CLOSED: Row = (None,) * 21
+_NOT_CLOSED: Row = (None,) * 22
 _USAGE = [name for name, _ in STAGING_COLUMNS].index("usage")
 
 

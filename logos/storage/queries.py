@@ -26,8 +26,8 @@ _SUMMARY = """
     e.endpoint_id, e.engine_id, e.policy_id, m.name AS model, p.name AS provider, e.privacy_level,
     e.classification_statistics, e.initial_priority, e.priority_when_scheduled, e.queue_depth_at_enqueue,
     e.queue_depth_at_schedule, e.queue_wait_ms, e.predicted_ttft_ms, e.slo_ttft_ms, e.slo_total_ms,
-    e.was_cold_start, e.load_duration_ms, e.overhead_ms, e.attempts, e.result_status, e.http_status,
-    e.error_message, e.usage_source, e.cost_micro_cents, e.cost_currency,
+    e.was_cold_start, e.load_duration_ms, e.overhead_ms, e.attempts, e.hedge_winner, e.result_status,
+    e.http_status, e.error_message, e.usage_source, e.cost_micro_cents, e.cost_currency,
     coalesce((SELECT jsonb_object_agg(u.token_type, u.tokens) FROM usage_tokens u WHERE u.log_entry_id = e.id),
              '{}') AS usage
 """
@@ -38,7 +38,9 @@ _DETAIL = """, e.gateway_id, e.client_ip, e.input_payload, e.headers, e.response
         'number', a.number, 'model_id', a.model_id, 'provider_id', a.provider_id, 'endpoint_id', a.endpoint_id,
         'engine_id', a.engine_id, 'started_at', a.started_at, 'first_byte_at', a.first_byte_at,
         'ended_at', a.ended_at, 'outcome', a.outcome, 'http_status', a.http_status,
-        'error_message', a.error_message) ORDER BY a.number)
+        'error_message', a.error_message, 'is_hedge', coalesce(a.is_hedge, false),
+        'house_cost_micro_cents', coalesce(a.house_cost_micro_cents, 0),
+        'house_cost_currency', a.house_cost_currency) ORDER BY a.number)
         FROM attempts a WHERE a.log_entry_id = e.id), '[]') AS tries
 """
 

@@ -311,6 +311,7 @@ log_entry = Table(
     Column("load_duration_ms", Double),
     Column("overhead_ms", Double),
     Column("attempts", Integer),
+    Column("hedge_winner", Text),  # first, second, none; NULL: it had one place at a time
     Column("result_status", Text),  # a domain.lifecycle.Outcome; NULL: still running
     Column("http_status", Integer),
     Column("error_message", Text),
@@ -351,6 +352,9 @@ attempts = Table(
     Column("outcome", Text),
     Column("http_status", Integer),
     Column("error_message", Text),
+    Column("is_hedge", Boolean),
+    Column("house_cost_micro_cents", BigInteger),  # of an answer that nobody is charged for
+    Column("house_cost_currency", Text),
     PrimaryKeyConstraint("log_entry_id", "number"),
 )
 

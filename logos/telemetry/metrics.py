@@ -61,6 +61,12 @@ class Instruments:
             ["currency"],
             registry=registry,
         )
+        self._hedged = Counter(
+            "logos_hedged_requests",
+            "Requests that ran at two places, by the one that served them.",
+            ["winner"],
+            registry=registry,
+        )
         self._duration = self._histogram("request_duration", "From acceptance to the end of the answer.")
         self._ttft = self._histogram("time_to_first_token", "From forwarding to the first byte.", ["model"])
         self._ratio = Histogram(
@@ -122,6 +128,10 @@ class Instruments:
 
     def queue_waited(self, seconds: float) -> None:
         self._queue_wait.observe(seconds)
+
+    def hedged(self, winner: str) -> None:
+        """A request ended that had a second place; winner is first, second or none."""
+        self._counter(self._hedged, "hedged", winner).inc()
 
     def steps(self, seconds: Mapping[str, float]) -> None:
         for step, spent_s in seconds.items():

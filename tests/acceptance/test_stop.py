@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -61,6 +62,25 @@ def test_stopping_ends_what_was_started_and_nothing_else_also_after_a_kill(
     finally:
         killed.kill_everything()
     assert platform.get("/health")["status"] == "ok", "the other platform on this machine was harmed"
+
+
+@pytest.mark.timeout(200)
+def test_a_signal_to_the_whole_group_which_ends_ray_first_leaves_nothing_behind(data_dir: Path) -> None:
+    """As `timeout`, a terminal or a service manager sends it."""
+    platform = Platform({"nodes": []}, data_dir=data_dir)
+    try:
+        platform.start()
+        assert platform.process is not None
+        platform.look()
+        began = time.monotonic()
+        os.killpg(platform.process.pid, signal.SIGTERM)
+        platform.process.wait(IDLE_STOP_S_MAX)
+        left = platform.stop()
+        print(f"\nended {time.monotonic() - began:.1f} s after the signal")
+        assert not left, names(left)
+        assert platform.process.returncode == 0, platform.tail()
+    finally:
+        platform.kill_everything()
 
 
 @pytest.mark.timeout(200)

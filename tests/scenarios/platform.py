@@ -280,9 +280,9 @@ class Platform:
         if isinstance(event, ev.RequestsArrived):
             for request in event.requests:
                 self.asked[request.request_id] = (request, self.now)
-                if len(request.candidates) == 1:
+                line = self.order.setdefault(request.candidates[0].endpoint_id, {})
+                if len(request.candidates) == 1 and request.request_id not in line:
                     self.arrivals += 1
-                    line = self.order.setdefault(request.candidates[0].endpoint_id, {})
                     line[request.request_id] = (self.arrivals, 0)
         elif isinstance(event, ev.RequestCancelled):
             self.forget_asked(event.request_id)

@@ -284,11 +284,90 @@ def test_an_idle_engine_that_would_not_sleep_serves_on() -> None:
 
 
 def test_a_sleep_that_is_never_answered_ends_the_engine() -> None:
+    """Ten times what nine in ten take is too long, and so is the time-out of the settings."""
     world = serving()
     world.arrives(patient("a", 2))
-    assert stops(world.passes(119.0)) == []
-    assert stops(world.passes(2.0)) == [M1]
+    assert stops(world.passes(29.0)) == []
+    assert stops(world.passes(60.0)) == [M1]
     assert [each.endpoint_id for each in loads(world.cold(M1))] == [2]
+
+
+def test_the_time_out_of_the_settings_is_the_latest_that_a_transition_is_waited_for() -> None:
+    world = World(pooled(1), pooled(2), policy="fcfs", sleep_timeout_s=7.0)
+    world.node_seen(node("n", 24))
+    world.arrives(patient("first", 1))
+    world.awake(M1)
+    world.finishes("first")
+    world.now += 20.0
+    world.arrives(patient("a", 2))
+    assert stops(world.passes(6.9)) == []
+    assert stops(world.passes(0.2)) == [M1]
+
+
+# What never ends.
+
+
+def with_a_stuck_end(policy: str) -> World:
+    """m3 was told to end on the first GPU of two and never does; m1 is idle on the second, and m2 asks for a place."""
+    world = World(*(pooled(each, sleeps=each != 3) for each in (1, 2, 3)), policy=policy, stop_timeout_s=30.0)
+    world.node_seen(node("n", 16, 16))
+    for number, endpoint_id in enumerate((3, 1), start=1):
+        world.arrives(patient(f"first{endpoint_id}", endpoint_id))
+        world.awake(f"n/m{endpoint_id}/{number}")
+        world.finishes(f"first{endpoint_id}")
+    world.now += 20.0
+    world.engine_fails("n/m3/1")
+    world.now += 5.0
+    world.arrives(patient("a", 2))
+    assert world.states()["n/m3/1"] == "stopping"
+    return world
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_end_that_is_never_answered_keeps_nobody_from_changing_places(policy: str) -> None:
+    world = with_a_stuck_end(policy)
+    assert sleeps(world.passes(20.0)) == []  # its memory is on its way, for all that is known
+    assert sleeps(world.passes(30.0)) == ["n/m1/2"]
+    [load] = loads(world.asleep("n/m1/2"))
+    assert (load.endpoint_id, load.gpu_indices) == (2, (1,))
+    assert dispatched(world.awake(load.engine_id)) == ["a"]
+
+
+def free_on_first_gpu(world: World) -> int:
+    """In MiB."""
+    free: int = world.scheduler.summary()["nodes"][0]["gpus"][0]["free_mib"]
+    return free
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_never_ended_holds_its_memory_until_its_node_says_otherwise(policy: str) -> None:
+    world = with_a_stuck_end(policy)
+    world.passes(50.0)
+    [load] = loads(world.asleep("n/m1/2"))
+    world.awake(load.engine_id)
+    commands = world.arrives(patient("b", 3)) + world.passes(40.0)
+    assert [each for each in loads(commands) if each.gpu_indices == (0,)] == []
+    assert rejected(commands) == []  # it may yet end, so who asks for it waits
+    assert stops(world.passes(60.0)).count("n/m3/1") == 2  # asked again and again
+    assert free_on_first_gpu(world) == 0
+    come = loads(world.cold("n/m3/1"))
+    assert free_on_first_gpu(world) == (0 if come else 16 * GIB)
+
+
+def test_a_claim_whose_victim_never_ends_is_given_up_for_one_on_another_node() -> None:
+    world = World(*(pooled(each, sleeps=False) for each in (1, 2, 3)), policy="slo", stop_timeout_s=30.0)
+    for number, endpoint_id in enumerate((1, 3), start=1):
+        world.node_seen(node(f"n{number}", 16))
+        world.arrives(patient(f"first{endpoint_id}", endpoint_id))
+        world.awake(f"n{number}/m{endpoint_id}/{number}")
+        world.finishes(f"first{endpoint_id}")
+    world.now += 60.0
+    stopped = stops(world.arrives(patient("a", 2)) + world.passes(25.0))
+    assert len(stopped) == 1
+    other = ({"n1/m1/1", "n2/m3/2"} - set(stopped)).pop()
+    assert other in stops(world.passes(60.0))
+    [load] = loads(world.cold(other))
+    assert (load.endpoint_id, load.node_id) == (2, other.partition("/")[0])
 
 
 def test_an_answer_that_comes_after_the_time_out_changes_nothing() -> None:
@@ -316,7 +395,8 @@ def test_a_wake_that_is_never_answered_is_given_up() -> None:
     world.finishes("second")
     world.arrives(patient("a", 1))
     world.asleep(M2)
-    assert stops(world.passes(600.1)) == [M1]
+    assert stops(world.passes(29.0)) == []
+    assert stops(world.passes(60.0)) == [M1]
 
 
 def test_a_load_that_fails_three_times_refuses_who_waits_and_the_victim_comes_back() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from logos.simulation.remotes import RemoteEndpoint
@@ -39,3 +41,10 @@ def test_its_latency_varies_by_luck_around_the_median() -> None:
     remote = RemoteEndpoint(1, RemoteProfile(ttft_s=1.0, prefill_per_token_s=0.0, tpot_s=0.1, spread=0.5))
     assert remote.times_s(10, 11, 0.5) == pytest.approx((1.0, 2.0))
     assert remote.times_s(10, 11, 0.1)[0] < 1.0 < remote.times_s(10, 11, 0.9)[0]
+
+
+def test_a_share_of_its_answers_begins_late() -> None:
+    remote = RemoteEndpoint(1, RemoteProfile(ttft_s=1.0, prefill_per_token_s=0.0, stall_share=0.25, stall_s=50.0))
+    chance = random.Random(1)
+    stalled = sum(remote.times_s(10, 11, chance.random())[0] > 50.0 for _ in range(4000))
+    assert stalled == pytest.approx(1000, rel=0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -16,7 +17,7 @@ from logos.domain.records import Charge, Record
 from logos.storage.ledger_writer import LedgerWriter
 from logos.storage.queries import Queries
 from tests.support.postgres import rows
-from tests.support.records import NOW, closing_of, opening_of, records
+from tests.support.records import NOW, closing_of, opening_of, record_of, records
 
 DAY = dt.timedelta(days=1)
 START = dt.datetime.fromtimestamp(NOW, dt.UTC) - DAY
@@ -47,6 +48,31 @@ async def test_a_request_is_found_with_attempts_usage_and_classification(queries
     assert [(each["number"], each["outcome"]) for each in row["tries"]] == [(1, "success")]
     assert (row["input_payload"], row["response_payload"], row["headers"]) == ("in", "out", {"h": "v"})
     assert row["cost_micro_cents"] == 1000
+
+
+async def test_a_hedged_request_shows_who_won_and_what_the_house_bears(queries: Queries, database_url: str) -> None:
+    opening = opening_of(1)
+    closing = closing_of(opening)
+    [first] = closing.attempts
+    lost = replace(first, outcome=Outcome.OUTRUN, house_cost=Charge(40, "EUR"))
+    won = replace(first, number=2, endpoint_id=9, is_hedge=True)
+    hedged = replace(closing, attempts=(won, lost), hedge_winner="second")
+    await write(database_url, Record(opening, hedged), record_of(2))
+    row = await queries.request(opening.request_id)
+    assert row is not None
+    assert (row["hedge_winner"], row["attempts"], row["cost_micro_cents"]) == ("second", 2, 1000)
+    names = ("number", "outcome", "is_hedge", "house_cost_micro_cents", "house_cost_currency")
+    assert [tuple(each[name] for name in names) for each in row["tries"]] == [
+        (1, "outrun", False, 40, "EUR"),
+        (2, "success", True, 0, None),
+    ]
+    assert dict(rows(database_url, "SELECT scope_id, micro_cents FROM balances WHERE scope = 'key'")) == {
+        opening.key_id: 1000,
+        record_of(2).opening.key_id: 1000,
+    }
+    other = await queries.request(record_of(2).opening.request_id)
+    assert other is not None
+    assert other["hedge_winner"] is None
 
 
 async def test_another_keys_request_is_not_found(queries: Queries, database_url: str) -> None:

@@ -92,6 +92,7 @@ BAD = {
     "an SLO of zero": (["--slo-ttft-ms", "0"], "--slo-ttft-ms"),
     "no policy": (["--policy", ","], "--policy names none"),
     "an unknown setting": (["--set", "overtake_mid=1"], "the nearest is overtakes_mid"),
+    "a setting that cannot be": (["--set", "hedge_share=1.5"], "choose a share from 0 (off) to 1"),
     "a setting that is no number": (["--set", "overtakes_mid=many"], "'many' is no int"),
     "an unknown world": (["--cluster", "nowhere"], "there is no world 'nowhere' and no such file"),
     "a world that cannot be read": (["--cluster", "gone.yaml"], "gone.yaml cannot be read: No such file"),

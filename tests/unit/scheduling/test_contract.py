@@ -16,7 +16,7 @@ from logos.domain.nouns import Place
 from logos.scheduling import commands, events
 
 # Version and fingerprint belong together.
-CONTRACT = (2, "d02c2606eb3e83f3")
+CONTRACT = (3, "460cfcb2e9cc37e5")
 
 EVENTS = get_args(events.Event)
 COMMANDS = get_args(commands.Command)
