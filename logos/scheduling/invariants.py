@@ -73,6 +73,10 @@ def _check_room(state: State, endpoint: EndpointState) -> None:
 
 
 def _check_queue(state: State, endpoint: EndpointState) -> None:
+    weight = sum(ticket.weight for ticket in endpoint.queue)
+    assert abs(endpoint.pressure - weight) < 1e-6 * max(weight, 1.0), (endpoint.pressure, weight)
+    came = sum(ticket.weight * ticket.arrived_at for ticket in endpoint.queue)
+    assert abs(endpoint.came - came) < 1e-6 * max(came, 1.0), (endpoint.came, came)
     for ticket in endpoint.queue:
         assert state.waiting.get(ticket.request_id) is ticket, ticket
         assert ticket.endpoint_id == endpoint.endpoint.id, ticket

@@ -7,11 +7,15 @@ their own waiting requests they admit those that cost the claimants less than th
     T  what the claimants will take             B  the way back: the claimants' sleep and the victims' wake
     N  what waits for the claimants, weighted   L = D + S + T + B, what a request waits that is not admitted now
 
-Of the waiting requests of the victims, shortest first, the k are admitted that maximize
+A wait of w costs c(w) = w + CONVEXITY * w**3 / L**2 seconds: few who wait very long are as bad as many who wait a
+little. Of the waiting requests of the victims, shortest first, the k are admitted that maximize
 
-    k * L - N * max(0, stay of the longest of them - D, what an idle engine, now busy, adds to its neighbours' drain)
+    sum over them of c(waited + L) - c(waited)
+    - N * c'(waited there + D + S) * (how much longer the drain becomes)
 
-so whatever ends before the drain does is free, and the last of a batch is not waited for by many. When the victims run
+where the drain becomes longer by the stay of the longest of them beyond D, or by what an idle engine, now busy, adds to
+its neighbours' drain, and by what each of them takes from those that run beside it. So whatever ends before the drain
+does is nearly free, and the last of a batch is not waited for by many. When the victims run
 dry and none is worth admitting they leave, unless so little waits that a swap would cost more than it saves: with
 arrival rates a and b on the two sides of a cycle whose fixed part is O, the mean number waiting is least when a side is
 left once O * sqrt(a * b) wait for the other (a polling system with two queues, arrivals served as they come). Last, a
@@ -41,6 +45,7 @@ from logos.scheduling.transitions import Transitions
 LOOK_AT_MAX = 64  # waiting requests of a victim that are weighed at once
 SAMPLE = 16  # of the claimants' waiting requests, by which T is judged
 TAKES_UNKNOWN_S = 3.0
+CONVEXITY = 2.0  # how much more a second counts at the end of a long wait than at its beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +60,23 @@ class Stakes:
     back_s: float  # B
     takes_s: float  # T
     oldest_s: float  # how long the first of the claimants' requests has waited
+    waited_s: float  # and how long all of them have, on average
 
     @property
     def lost_s(self) -> float:
         """L: what a request of a victim waits if it is not admitted now."""
         return self.drain_s + self.away_s + self.takes_s + self.back_s
+
+    @property
+    def price(self) -> float:
+        """N * c': what each second costs the claimants by which they come in later."""
+        share = (self.waited_s + self.drain_s + self.away_s) / self.lost_s
+        return self.pressure * (1.0 + 3.0 * CONVEXITY * share * share)
+
+    def saves(self, waited_s: float) -> float:
+        """c(waited + L) - c(waited): what it is worth to admit a request of a victim that has waited so long."""
+        share = waited_s / self.lost_s
+        return self.lost_s * (1.0 + CONVEXITY * ((1.0 + share) ** 3 - share**3))
 
 
 class MarginalSwaps:
@@ -124,16 +141,18 @@ class MarginalSwaps:
         return waiting >= enough or stakes.oldest_s + stakes.away_s >= settings.swap_linger_max_s
 
     def _pays_to_leave_early(self, stakes: Stakes, running: Sequence[Engine]) -> bool:
-        """One of several victims has nothing to do: its sleep now, while the others drain, against what it may miss."""
-        now = self._state.now
-        for engine in stakes.serving:
-            owner = self._owner(engine)
-            if engine in running or owner.queue:
-                continue
-            sleep_s = self._transition_s(engine, Transition.SLEEP)
-            if stakes.pressure * sleep_s > owner.demand.per_s(now) * stakes.drain_s * stakes.lost_s:
-                return True
-        return False
+        """Some of several victims run nothing: their sleep now, while the others drain, against what all may miss."""
+        drained = [engine for engine in stakes.serving if engine not in running]
+        if not drained or stakes.price <= 0.0:
+            return False
+        sleep_s = max(self._transition_s(engine, Transition.SLEEP) for engine in drained)
+        saves = stakes.saves(0.0)
+        until_s = stakes.drain_s + min(saves / stakes.price, stakes.drain_s)  # what ends by then would be admitted
+        missed = sum(
+            self._owner(engine).demand.per_s(self._state.now) * max(0.0, until_s - self._usual_stay_s(engine))
+            for engine in stakes.serving
+        )
+        return stakes.price * min(sleep_s, stakes.drain_s) > missed * saves
 
     def _look_again(self, claim: Claim) -> None:
         self._state.timers.cancel(claim.timer)
@@ -144,16 +163,20 @@ class MarginalSwaps:
     # Admitting.
 
     def _admit(self, stakes: Stakes) -> bool:
-        """Dispatches the victims' waiting requests that are worth it; whether there were any."""
+        """Dispatches the victims' waiting requests that are worth it; whether there were any. None once the first
+        of the claimants' requests would wait longer than the bound."""
+        if stakes.oldest_s + stakes.drain_s + stakes.away_s > self._wait_bound_s(stakes):
+            return False
         candidates = self._candidates(stakes)
         slowing = {engine.engine_id: self._slowing(engine, stakes) for engine in stakes.serving}
-        best, chosen, slowed_s = 0.0, 0, 0.0
-        for number, (stay_s, _, _, engine) in enumerate(candidates, start=1):
-            slowed_s = max(slowed_s, min(stay_s, stakes.drain_s) * slowing[engine.engine_id])
-            longer_s = max(0.0, slowed_s, stay_s - stakes.drain_s)
-            if longer_s > 0.0 and stakes.oldest_s + stay_s + stakes.away_s > self._wait_bound_s(stakes):
-                break
-            value = number * stakes.lost_s - stakes.pressure * longer_s
+        crowding = {engine.engine_id: self._crowding(engine) for engine in stakes.serving}
+        best, chosen, saved, slowed_s, crowded_s = 0.0, 0, 0.0, 0.0, 0.0
+        for number, (stay_s, arrived_at, _, engine) in enumerate(candidates, start=1):
+            beside_s = min(stay_s, stakes.drain_s)
+            slowed_s = max(slowed_s, beside_s * slowing[engine.engine_id])
+            crowded_s += beside_s * crowding[engine.engine_id]
+            saved += stakes.saves(self._state.now - arrived_at)
+            value = saved - stakes.price * (max(slowed_s, stay_s - stakes.drain_s) + crowded_s)
             if value > best + 1e-9:
                 best, chosen = value, number
         return sum(self._send(ticket, engine) for _, _, ticket, engine in candidates[:chosen]) > 0
@@ -165,7 +188,15 @@ class MarginalSwaps:
         alone, beside = (self._state.predictor.tpot(engine.endpoint_id, 1, each).p50 for each in (0, 1))
         return beside / alone - 1.0 if alone > 0.0 else 0.0
 
+    def _crowding(self, engine: Engine) -> float:
+        """By what share one more in its batch slows those that run there."""
+        if not self._drains.is_busy(engine):
+            return 0.0
+        without, with_it = self._drains.token_s(engine), self._drains.token_s(engine, 1)
+        return with_it / without - 1.0 if without > 0.0 else 0.0
+
     def _candidates(self, stakes: Stakes) -> list[tuple[float, float, Ticket, Engine]]:
+        """What waits for the victims: how long it would stay, since when it waits, it, and where it would go."""
         found: list[tuple[float, float, Ticket, Engine]] = []
         for engine in stakes.serving:
             place = self._transitions.place_of(engine)
@@ -174,7 +205,8 @@ class MarginalSwaps:
             token_s = self._drains.token_s(engine, 1)
             waiting = itertools.islice(self._owner(engine).queue.waiting(), LOOK_AT_MAX)
             found += [
-                (self._drains.stay_s(ticket, engine, token_s), ticket.arrived_at, ticket, engine) for ticket in waiting
+                (self._drains.stay_s(ticket, engine, token_s), ticket.arrived_at, ticket, engine)
+                for ticket in waiting
             ]
         found.sort(key=lambda each: each[:2])
         return found
@@ -188,8 +220,8 @@ class MarginalSwaps:
         return True
 
     def _wait_bound_s(self, stakes: Stakes) -> float:
-        """Nobody is made to wait longer than this for the sake of others, or than three ways there and back."""
-        return max(self._state.settings.swap_wait_max_s, 3.0 * (stakes.away_s + stakes.back_s))
+        """Nobody waits longer than this for the sake of others, or than twice what they would wait for its own."""
+        return max(self._state.settings.swap_wait_max_s, 2.0 * stakes.lost_s)
 
     # What is at stake.
 
@@ -200,16 +232,18 @@ class MarginalSwaps:
         back_s = sum(self._sleep_of(each, claim) for each in group)
         back_s += max((self._transition_s(each, Transition.WAKE) for each in serving), default=0.0)
         now = self._state.now
+        pressure = sum(each.pressure for each in group)
         heads = [oldest.arrived_at for each in group if (oldest := each.queue.oldest()) is not None]
         return Stakes(
             tuple(group),
             serving,
-            sum(each.pressure for each in group),
+            pressure,
             max((self._drains.drain_s(each) for each in serving), default=0.0),
             away_s,
             back_s,
             self._takes_s(claim, group),
             now - min(heads, default=now),
+            max(now - sum(each.came for each in group) / pressure, 0.0) if pressure > 0.0 else 0.0,
         )
 
     def _group(self, claim: Claim) -> list[EndpointState]:
@@ -251,9 +285,9 @@ class MarginalSwaps:
         return self._state.predictor.transition(engine.endpoint_id, engine.node_id, kind).p50
 
     def _usual_stay_s(self, engine: Engine) -> float:
-        owner = self._owner(engine)
-        tokens = self._state.predictor.answers.span(owner.endpoint.model_id, -1)
-        return self._state.predictor.stay(engine.endpoint_id, tokens, 1).p50
+        """Of a request that comes next, at the pace that the engine has now."""
+        tokens = self._state.predictor.answers.span(self._owner(engine).endpoint.model_id, -1)
+        return tokens.p50 * self._drains.token_s(engine, 1)
 
     # Choosing victims.
 

@@ -275,6 +275,23 @@ def test_what_would_prolong_the_drain_is_admitted_only_while_few_wait() -> None:
         assert dispatched(it.arrives(patient("longer", 1, output_tokens_max=900))) == admitted
 
 
+def test_one_more_slows_those_that_run_beside_it_which_many_claimants_feel() -> None:
+    """It would end long before the drain does."""
+    for waiting, admitted in ((20, ["beside"]), (2_000, [])):
+        it = running(1000)
+        it.arrive(*(patient(f"a{each}", 2) for each in range(waiting)))
+        assert dispatched(it.arrives(patient("beside", 1, output_tokens_max=500))) == admitted
+
+
+def test_once_the_claimants_would_wait_beyond_the_bound_nothing_more_is_admitted() -> None:
+    for waited_s, admitted in ((10.0, ["short"]), (200.0, [])):
+        it = running(300)  # which takes far longer than anybody could know
+        it.arrive(*(patient(f"a{each}", 2) for each in range(3)))
+        it.passes(waited_s)
+        assert it.states()[ONE] == "draining"
+        assert dispatched(it.arrives(patient("short", 1, output_tokens_max=1))) == admitted
+
+
 def test_of_what_waits_for_a_victim_the_shortest_is_admitted_first() -> None:
     it = world("slo", parallel=2)
     it.arrives(patient("x", 1, output_tokens_max=1000))
@@ -307,7 +324,7 @@ def test_once_it_has_run_dry_a_victim_with_too_long_requests_leaves_them_behind(
 
 def test_an_idle_victim_leaves_before_the_others_have_drained_if_many_wait() -> None:
     """m4 would need the memory of both; m1 runs, m2 idles."""
-    for waiting, left in ((1, []), (12, [TWO])):
+    for waiting, left in ((1, []), (20, [TWO])):
         it = Prompt(pooled(1), pooled(2), pooled(4, gib=32), policy="slo")
         engines = (EngineSeen(each, int(each[3]), (0,), EngineState.AWAKE, 16 * GIB) for each in (ONE, TWO))
         it.node_seen(node("n", 32), *engines, EngineSeen(FOUR, 4, (0,), EngineState.ASLEEP, 32 * GIB))
