@@ -88,7 +88,7 @@ class Client:
             self.queue.popleft()
             dispatched = time.perf_counter()
             met_then = self.situation(len(prompt), uncached, dispatched)
-            self.backlog.dispatched(name, uncached, dispatched)
+            self.backlog.dispatched(name, uncached, dispatched, cached)
             self.running[name] = uncached
             output = self.random.randrange(8, 64)
             first, last = await self.stream(prompt, output, name)
@@ -113,6 +113,7 @@ class Client:
             queued_tokens=sum(ahead),
             prefill_tokens=self.backlog.remaining_tokens,
             prefill_elapsed_s=now - self.backlog.at,
+            prefill_pairs=self.backlog.remaining_pairs,
         )
 
     def guess(self, met: Situation) -> dict[str, Guess]:
@@ -139,7 +140,7 @@ class Client:
                     raise RuntimeError(f"vLLM refused: {line.decode()}")
                 if line.startswith(b"data:") and not first:
                     first = time.perf_counter()
-                    self.backlog.left(name, first, self.predictor.prompt_token_s(1))
+                    self.backlog.left(name, first, *self.predictor.prompt_cost_s(1))
         return first, time.perf_counter()
 
 

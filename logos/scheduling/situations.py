@@ -41,6 +41,7 @@ def situation(
         elapsed,
         kv_usage,
         beside,
+        backlog.remaining_pairs,
         delay,
     )
 
@@ -72,7 +73,7 @@ def first_token(state: State, ticket: Ticket, ttft_s: float) -> None:
     if ttft_s > 0:
         state.predictor.observe_first_token(ticket.endpoint_id, ticket.met, ttft_s)
     place = state.endpoints[ticket.endpoint_id].places[ticket.place]
-    place.backlog.left(ticket.request_id, state.now, state.predictor.prompt_token_s(ticket.endpoint_id))
+    place.backlog.left(ticket.request_id, state.now, *state.predictor.prompt_cost_s(ticket.endpoint_id))
     ticket.company_from = (state.now, *_occupancy(state, place))
 
 

@@ -178,7 +178,7 @@ class State:
         del place.running[ticket.request_id]
         endpoint.forget_promise(ticket.request_id, place)
         if ticket.met is not None:
-            place.backlog.left(ticket.request_id, self.now, self.predictor.prompt_token_s(ticket.endpoint_id))
+            place.backlog.left(ticket.request_id, self.now, *self.predictor.prompt_cost_s(ticket.endpoint_id))
         if not place.running:
             place.idle_since = self.now
         place.inherited = min(place.inherited, place.held) if place.inherited else 0
