@@ -66,14 +66,18 @@ def neighbours_running(state: State, place: Place) -> int:
 
 
 def first_token(state: State, ticket: Ticket, ttft_s: float) -> None:
-    """The first token came so long after the request was dispatched; 0: nobody measured it."""
-    ticket.first_token_at = state.now
+    """The first token came so long after the request was dispatched; 0: nobody measured it. Gateways tell of it a while
+    later, with whatever else there is to tell, so it is the measured time that counts."""
+    came_at = state.now
+    if ttft_s > 0 and ticket.dispatched_at is not None:
+        came_at = min(came_at, ticket.dispatched_at + ttft_s)
+    ticket.first_token_at = came_at
     if ticket.place is None or ticket.met is None:
         return
     if ttft_s > 0:
         state.predictor.observe_first_token(ticket.endpoint_id, ticket.met, ttft_s)
     place = state.endpoints[ticket.endpoint_id].places[ticket.place]
-    place.backlog.left(ticket.request_id, state.now, *state.predictor.prompt_cost_s(ticket.endpoint_id))
+    place.backlog.left(ticket.request_id, came_at, *state.predictor.prompt_cost_s(ticket.endpoint_id))
     ticket.company_from = (state.now, *_occupancy(state, place))
 
 
