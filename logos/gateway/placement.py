@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from logos.domain.errors import LogosError, NoCapacity, QueueTimeout, StaleEpoch
 from logos.domain.leases import SlotLease
 from logos.domain.nouns import Place, Priority, Tier
+from logos.gateway.beside import Beside
 from logos.gateway.ports import SchedulerPort
 from logos.scheduling.commands import Dispatch, GrantLease, Reject, RevokeLease
 from logos.scheduling.events import (
@@ -28,6 +29,7 @@ from logos.scheduling.events import (
     LeaseReported,
     LeaseReturned,
     LimitObserved,
+    Met,
     Request,
     RequestCancelled,
     RequestFailed,
@@ -110,6 +112,7 @@ class Placement:
         self._leases_at: dict[int, list[_HeldLease]] = {}  # by endpoint id
         self._waiting: dict[str, _Waiting] = {}
         self._granted: dict[str, Place] = {}  # dispatched by the scheduler, not under a lease
+        self._beside: dict[Place, Beside] = {}  # where anything runs
         self._addresses: dict[str, str] = {}
         self._outgoing: list[Event] = []
         self._urgent = asyncio.Event()
@@ -136,6 +139,7 @@ class Placement:
         best.running.add(request_id)
         best.started.append(request_id)
         place = best.lease.place
+        self._runs(request_id, place, prompt_tokens, now)
         address = self._addresses.get(place.engine_id) if place.engine_id is not None else None
         tier = Tier.REMOTE if place.engine_id is None else Tier.WARM
         return Grant(
@@ -161,7 +165,9 @@ class Placement:
             self._tell(RequestCancelled(0.0, request.request_id), urgent=True)
             raise QueueTimeout(retry_after_s=5.0) from None
         except asyncio.CancelledError:
-            self._granted.pop(request.request_id, None)
+            place = self._granted.pop(request.request_id, None)
+            if place is not None:
+                self._left(request.request_id, place)
             self._tell(RequestCancelled(0.0, request.request_id), urgent=True)
             raise
         finally:
@@ -169,11 +175,27 @@ class Placement:
 
     def first_token(self, grant: Grant, ttft_s: float) -> None:
         """Only requests that the scheduler placed itself are told one by one; leased ones are told when they end."""
+        beside = self._beside.get(grant.place)
+        if beside is not None:
+            beside.first_token(grant.request_id, self._clock(), self._prompt_token_s(grant.lease_id))
         if grant.lease_id is None:
             self._tell(FirstToken(0.0, grant.request_id, ttft_s))
 
-    def ended(self, grant: Grant, end: Ended, *, fault: str | None = None, retry_after_s: float | None = None) -> None:
-        """The request left its place. `fault` says why, when the endpoint is to blame."""
+    def ended(
+        self,
+        grant: Grant,
+        end: Ended,
+        *,
+        fault: str | None = None,
+        retry_after_s: float | None = None,
+        is_typical: bool = True,
+    ) -> None:
+        """The request left its place. `fault` says why, when the endpoint is to blame. `is_typical` False: its prompt
+        may have been computed before, as far as anybody knows, so its first token says nothing of others."""
+        seen = self._left(grant.request_id, grant.place, grant.lease_id)
+        if seen is not None:
+            is_telling = is_typical and end.ttft_s is not None
+            end = dataclasses.replace(end, met=seen[0] if is_telling else None, batch=seen[1])
         if grant.lease_id is not None and self._ended_under_lease(grant.lease_id, end):
             return
         if self._granted.pop(grant.request_id, None) is None:
@@ -212,6 +234,26 @@ class Placement:
         if held.returned:
             self._urgent.set()
         return True
+
+    def _runs(self, request_id: str, place: Place, prompt_tokens: int, now: float) -> None:
+        beside = self._beside.get(place)
+        if beside is None:
+            beside = self._beside[place] = Beside()
+        beside.started(request_id, prompt_tokens, now)
+
+    def _left(self, request_id: str, place: Place, lease_id: str | None = None) -> tuple[Met, float] | None:
+        """It runs there no more: what it met, and how many ran beside it."""
+        beside = self._beside.get(place)
+        if beside is None:
+            return None
+        seen = beside.ended(request_id, self._clock(), self._prompt_token_s(lease_id))
+        if not len(beside):
+            del self._beside[place]
+        return seen
+
+    def _prompt_token_s(self, lease_id: str | None) -> float:
+        held = self._leases.get(lease_id) if lease_id is not None else None
+        return held.lease.prompt_token_s if held is not None else 0.0
 
     # ------------------------------------------------------------------ figures
 
@@ -383,6 +425,7 @@ class Placement:
             return
         place = command.place
         self._granted[command.request_id] = place
+        self._runs(command.request_id, place, waiting.request.prompt_tokens, self._clock())
         self._tell(RequestStarted(0.0, command.request_id))
         waiting.granted.set_result(
             Grant(

@@ -36,6 +36,7 @@ class GatewayState:
     gateway_id: str
     tickets: dict[str, Ticket] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
+    ran_at: dict[int, float] = field(default_factory=dict)  # by endpoint: when something of it was last known to run
 
 
 class State:
@@ -151,6 +152,7 @@ class State:
         ticket.endpoint_id = place.place.endpoint_id
         place.occupancy.advance(self.now, len(place.running))
         place.running[ticket.request_id] = ticket
+        self.gateways[ticket.gateway_id].ran_at[ticket.endpoint_id] = self.now
         if lease is not None:
             ticket.lease_id = lease.lease_id
             lease.running[ticket.request_id] = ticket
@@ -166,6 +168,7 @@ class State:
             del self.waiting[ticket.request_id]
             endpoint.drop(ticket)
         else:
+            self.gateways[ticket.gateway_id].ran_at[ticket.endpoint_id] = self.now
             endpoint.circuit.left(ticket.request_id)
             self._vacate(ticket, endpoint)
         ticket.state = RequestState.ENDED

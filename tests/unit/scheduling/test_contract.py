@@ -16,11 +16,11 @@ from logos.domain.nouns import Place
 from logos.scheduling import commands, events
 
 # Version and fingerprint belong together.
-CONTRACT = (2, "d02c2606eb3e83f3")
+CONTRACT = (3, "375e71cd4ddb3717")
 
 EVENTS = get_args(events.Event)
 COMMANDS = get_args(commands.Command)
-VALUES = (events.Candidate, events.Request, events.Ended, events.EngineSeen, SlotLease)
+VALUES = (events.Candidate, events.Request, events.Met, events.Ended, events.EngineSeen, SlotLease)
 
 
 def shape(kind: type) -> str:
