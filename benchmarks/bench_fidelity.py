@@ -27,8 +27,10 @@ from typing import Any
 
 import aiohttp
 
+from deployments.platform import simulated_times
 from logos.actors.journal import read_journal, replay_file
-from logos.domain.nouns import EngineSpec, SloClass, SloTargets
+from logos.config import PaceSettings
+from logos.domain.nouns import EngineSpec, Node, SloClass, SloTargets
 from logos.scheduling.commands import LoadEngine, SleepEngine, WakeEngine
 from logos.scheduling.events import EngineChanged
 from logos.scheduling.settings import SchedulerSettings
@@ -103,7 +105,7 @@ def compressed(world: World, scale: float, measured: Measured | None = None, sha
     return replace(
         world,
         catalogue=replace(world.catalogue, slo=SloTargets(SloClass(ttft_s=SLO_S * scale))),
-        nodes=tuple(replace(node, engines=()) for node in world.nodes),
+        nodes=tuple(replace(node, engines=(), node=_declared(node.node, scale)) for node in world.nodes),
         engines={
             endpoint_id: EngineProfile(
                 _paced(profile.pace, scale), _times(endpoint_id, profile, scale, measured, share)
@@ -112,6 +114,11 @@ def compressed(world: World, scale: float, measured: Measured | None = None, sha
         },
         queue_timeout_s=QUEUE_TIMEOUT_S * scale,
     )
+
+
+def _declared(node: Node, scale: float) -> Node:
+    """What live nodes say of themselves, too."""
+    return replace(node, **simulated_times(PaceSettings(time_scale=scale)))
 
 
 def _times(

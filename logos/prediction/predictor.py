@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from logos.domain.nouns import EngineSpec
+from logos.domain.nouns import EngineSpec, Node
 from logos.prediction.lengths import AnswerLengths, AnswersSnapshot
 from logos.prediction.pace import Company, Forecast, Pace, PaceSnapshot, Situation
 from logos.prediction.priors import Size
@@ -50,6 +50,15 @@ class Predictor:
         if known is None or known.size != size:
             self.forget(endpoint_id)
             self._paces[endpoint_id] = Pace(size)
+        self._transitions.declare(endpoint_id, spec)
+
+    def introduce_node(self, node: Node) -> None:
+        """Says what a node says of itself."""
+        self._transitions.declare(node.id, node)
+
+    def forget_node(self, node_id: str) -> None:
+        """The node is gone; what was seen there is kept for its return."""
+        self._transitions.declare(node_id, None)
 
     def forget(self, endpoint_id: int) -> None:
         """The endpoint is gone for good."""
