@@ -72,6 +72,8 @@ def _check_room(state: State, endpoint: EndpointState) -> None:
 
 
 def _check_queue(state: State, endpoint: EndpointState) -> None:
+    queued_tokens = sum(ticket.uncached_tokens for ticket in endpoint.queue)
+    assert endpoint.queued_tokens == queued_tokens, (endpoint.queued_tokens, queued_tokens)
     for ticket in endpoint.queue:
         assert state.waiting.get(ticket.request_id) is ticket, ticket
         assert ticket.endpoint_id == endpoint.endpoint.id, ticket

@@ -146,6 +146,7 @@ class EndpointState:
     demand: Demand = field(default_factory=Demand)
     score: Score = field(default_factory=Score)
     pressure: float = 0.0  # what its waiting requests weigh together
+    queued_tokens: int = 0  # of their prompts
     live: int = 0  # engines that serve, or are about to
     is_falling_asleep: bool = False  # one of its engines will soon be able to wake
     is_draining: bool = False  # one of its engines has been asked to make room, or to go
@@ -258,6 +259,7 @@ class EndpointState:
     def join(self, ticket: Ticket, *, overtakes: int) -> None:
         assert ticket.request is not None
         self.pressure += ticket.weight
+        self.queued_tokens += ticket.request.prompt_tokens
         self.queue.push(
             ticket.request_id,
             ticket,
@@ -281,3 +283,4 @@ class EndpointState:
 
     def _relieve(self, ticket: Ticket) -> None:
         self.pressure = self.pressure - ticket.weight if self.queue else 0.0
+        self.queued_tokens -= ticket.uncached_tokens
