@@ -344,6 +344,8 @@ def compare(live: Live, runs: Sequence[list[float]]) -> dict[float, float]:
             f"  TTFT p{q * 100:g}: live {found:.3f} s, simulated {expected:.3f} s "
             f"({spread[0]:.3f} to {spread[-1]:.3f}), ratio {ratios[q]:.3f}"
         )
+    means = statistics.fmean(live.ttft_s), statistics.median(statistics.fmean(run) for run in runs)
+    print(f"  mean TTFT: live {means[0]:.3f} s, simulated {means[1]:.3f} s, ratio {means[0] / means[1]:.3f}")
     return ratios
 
 

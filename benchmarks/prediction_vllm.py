@@ -41,7 +41,7 @@ BLOCK_TOKENS = 16
 LOAD = 0.3  # of what the engine can do
 MAPE_MAX = 0.25
 ALIKE_TOKENS = (10, 200, 1_000, 4_000)
-ALIKE = 20  # of each size
+ALIKE = 12  # of each size, before the traffic and after it
 
 
 class Client:
@@ -60,6 +60,7 @@ class Client:
         self.room = asyncio.Semaphore(SLOTS)
         self.held: set[int] = set()  # prefixes that the engine has computed
         self.seen = 0
+        self.alike_s: dict[int, list[float]] = {tokens: [] for tokens in ALIKE_TOKENS}
         self.prefixes = [self._tokens(16 * self.random.randrange(16, 100)) for _ in range(PREFIXES)]
 
     def _tokens(self, count: int) -> list[int]:
@@ -106,19 +107,22 @@ class Client:
         self.score(guesses, first - arrived)
         return last - dispatched
 
-    async def differences(self) -> dict[int, float]:
-        """For each size, how far first tokens of equal requests are from their median, on average and as a share of it;
-        one after the other, on the idle engine, none with a beginning that it holds."""
-        found = {}
+    async def alike(self) -> None:
+        """Equal requests one after the other, on the idle engine, none with a beginning that it holds."""
         for tokens in ALIKE_TOKENS:
-            took_s = []
             for each in range(ALIKE):
                 before = time.perf_counter()
                 first, _ = await self.stream(self._tokens(tokens), 8, f"alike {tokens} {each}")
-                took_s.append(first - before)
+                self.alike_s[tokens].append(first - before)
+
+    def differences(self) -> str:
+        """For each size, how far first tokens of equal requests are from their median, on average and as a share."""
+        found = []
+        for tokens, took_s in self.alike_s.items():
             middle = statistics.median(took_s)
-            found[tokens] = statistics.fmean(abs(each - middle) for each in took_s) / middle
-        return found
+            share = statistics.fmean(abs(each - middle) for each in took_s) / middle
+            found.append(f"{share:.0%} at {tokens:,} tokens")
+        return ", ".join(found)
 
     def situation(self, prompt: int, uncached: int, now: float, ahead: Collection[int] = ()) -> Situation:
         """What a scheduler would know now; `ahead` are the prompts that wait and go before it."""
@@ -174,10 +178,10 @@ async def measure(base_url: str) -> dict[str, Score]:
         rate = LOAD / together_s
         print(f"one request alone takes {alone_s * 1e3:.0f} ms, 40 together {together_s * 1e3:.0f} ms each", end="; ")
         print(f"{REQUESTS} requests at {rate:.1f} a second on average")
+        await client.alike()
         await client.run(REQUESTS, rate)
-        found = await client.differences()
-        told = ", ".join(f"{share:.0%} at {tokens:,} tokens" for tokens, share in found.items())
-        print(f"first tokens of equal requests on the idle engine differ from their median by {told}")
+        await client.alike()
+        print(f"first tokens of equal requests on the idle engine are off their median by {client.differences()}")
         return client.scores
 
 
