@@ -225,6 +225,7 @@ class EnginePlace(Place):
             queued_tokens=sum(each.uncached for each in ahead),
             prefill_tokens=self.backlog.remaining_tokens,
             prefill_elapsed_s=self.now - self.backlog.at,
+            prefill_pairs=self.backlog.remaining_pairs,
             kv_usage=self.kv_usage,
             neighbours=len(neighbour.inside) if (neighbour := self.neighbour) else 0,
             delay=self._delay(),
@@ -278,7 +279,7 @@ class EnginePlace(Place):
             job.met_at_dispatch = self.situation(job, waiting=False)
             job.dispatched_at = self.now
             self.inside[job.number] = job
-            self.backlog.dispatched(str(job.number), job.uncached, self.now)
+            self.backlog.dispatched(str(job.number), job.uncached, self.now, job.prompt - job.uncached)
             blocks: list[tuple[int, int]] = []
             if job.prefix is not None:
                 blocks = [(job.prefix, block) for block in range(min(self.prefixes[job.prefix], job.prompt) // 16)]
@@ -330,7 +331,7 @@ class EnginePlace(Place):
             self.remembered[job.prefix] = None
             self.remembered.move_to_end(job.prefix)
         predictor = self.world.predictor
-        self.backlog.left(str(job.number), self.now, predictor.prompt_token_s(self.endpoint_id))
+        self.backlog.left(str(job.number), self.now, *predictor.prompt_cost_s(self.endpoint_id))
         predictor.observe_first_token(self.endpoint_id, job.met_at_dispatch, self.now - job.dispatched_at)
         if job.dispatched_at > job.arrived_at:
             predictor.observe_first_token(self.endpoint_id, job.met, self.now - job.arrived_at)

@@ -23,13 +23,15 @@ from deployments.node_actor import NodeOnRay
 from deployments.remotes import ACCOUNTS, LEDGER, NAMESPACE, SCHEDULER, node_actor_name
 from deployments.scheduler_actor import SchedulerOnRay
 from logos.actors.node import NodeSettings
-from logos.config import Configuration, Settings, load
+from logos.config import Configuration, PaceSettings, Settings, load
 from logos.declarations import Declaration
 from logos.domain.errors import InvalidDeclaration
 from logos.domain.nouns import Gpu
 from logos.scheduling.settings import SchedulerSettings
+from logos.simulation.engine import TransitionTimes
 
 MIB_PER_GIB = 1024
+SIMULATED_START_S = 0.5  # of a simulated engine's process, beside what it is to take
 
 
 def scheduler_settings(settings: Settings) -> SchedulerSettings:
@@ -82,11 +84,19 @@ def ensure_nodes(blueprint: Blueprint, provider_ids: dict[str, int]) -> list[Any
             sleep_timeout_s=blueprint.settings.scheduler.sleep_timeout_s,
             sleeps=node.sleeps,
             transitions_at_once=node.transitions_at_once,
+            **(simulated_times(node.pace) if node.simulated else {}),
         )
         gpus = 0 if node.simulated else node.gpus
         nodes.append(create(NodeOnRay, node_actor_name(node.name), settings, num_gpus=gpus))
     ray.get([node.ping.remote() for node in nodes])
     return nodes
+
+
+def simulated_times(pace: PaceSettings) -> dict[str, float]:
+    """What a simulated node says of its engines' transitions, in seconds; a model's own flags may say otherwise."""
+    given = pace.model_dump(include={"load_s", "wake_s", "sleep_s"}, exclude_none=True)
+    times = TransitionTimes(**given).times(1.0 if pace.time_scale is None else pace.time_scale)
+    return {"load_s": times.load_s + SIMULATED_START_S, "wake_s": times.wake_s, "sleep_s": times.sleep_s}
 
 
 def application(blueprint: Blueprint) -> serve.Application:

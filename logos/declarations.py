@@ -100,6 +100,7 @@ Positive = Annotated[int, Field(strict=True, ge=1, le=2_000_000_000)]
 Weight = Annotated[int, Field(strict=True, ge=-WEIGHT_EXTREME, le=WEIGHT_EXTREME)]
 Gib = Annotated[float, Field(strict=True, gt=0, le=1_000_000, allow_inf_nan=False)]
 GibOrZero = Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(strict=True, gt=0, le=86_400, allow_inf_nan=False)]
 Line = Annotated[str, Field(max_length=10_000)]
 
 
@@ -182,7 +183,8 @@ class EngineDeclared(Declared):
     """What an engine of this model needs on a node. `memory_gib` is the sum over its GPUs.
 
     Asleep it keeps `residue_gib` of that, and `host_memory_gib` of host RAM for its weights (0: as much as
-    `memory_gib`); with `sleep: false` it is stopped where others would sleep.
+    `memory_gib`); with `sleep: false` it is stopped where others would sleep. `load_s`, `wake_s` and `sleep_s` are what
+    these are known to take: expected until they were seen.
     """
 
     provider: Name = POOL_PROVIDER
@@ -197,6 +199,9 @@ class EngineDeclared(Declared):
     sleep: bool = True
     residue_gib: GibOrZero = 0.0
     host_memory_gib: GibOrZero = 0.0
+    load_s: Seconds | None = None
+    wake_s: Seconds | None = None
+    sleep_s: Seconds | None = None
 
     @model_validator(mode="after")
     def _figures_go_together(self) -> Self:

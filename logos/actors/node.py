@@ -49,7 +49,8 @@ class NodeSettings:
     """What a node is and how its engines are started. `simulated_flags` go to every simulated engine.
 
     `sleeps` None: simulated and GPU nodes can put engines to sleep, vLLM's CPU build cannot. `transitions_at_once`
-    None: no bound; further loads, sleeps and wakes wait their turn on the node.
+    None: no bound; further loads, sleeps and wakes wait their turn on the node. `load_s`, `wake_s` and `sleep_s` are
+    what engines are said to take there; None: nothing is said.
     """
 
     node_id: str
@@ -64,6 +65,9 @@ class NodeSettings:
     stop_grace_s: float = 5.0
     sleeps: bool | None = None
     transitions_at_once: int | None = None
+    load_s: float | None = None
+    wake_s: float | None = None
+    sleep_s: float | None = None
 
 
 class SchedulerPort(Protocol):
@@ -117,7 +121,16 @@ class NodeActor:
         self._has_gpus = settings.simulated or has_gpu()
         self._turns = asyncio.Semaphore(settings.transitions_at_once or UNBOUNDED)
         sleeps = self._has_gpus if settings.sleeps is None else settings.sleeps
-        self.node = Node(settings.node_id, settings.provider_id, settings.gpus, settings.host_memory_mib, sleeps)
+        self.node = Node(
+            settings.node_id,
+            settings.provider_id,
+            settings.gpus,
+            settings.host_memory_mib,
+            sleeps,
+            settings.load_s,
+            settings.wake_s,
+            settings.sleep_s,
+        )
 
     async def start(self) -> None:
         """Adopts what an earlier life of this node left running, and begins to report."""

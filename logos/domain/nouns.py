@@ -118,6 +118,7 @@ class EngineSpec:
 
     Asleep it keeps `residue_mib` of GPU memory (a sum, too) and `host_memory_mib` of host RAM for its weights. vLLM
     does not return that RAM on waking, so an engine that can sleep counts in the host budget as long as it lives.
+    `load_s`, `wake_s` and `sleep_s` are what these transitions are said to take: believed until one was seen.
     """
 
     gpus: int = 1
@@ -130,6 +131,9 @@ class EngineSpec:
     sleeps: bool = True
     residue_mib: int = 0
     host_memory_mib: int = 0  # 0: as much as `memory_mib`
+    load_s: float | None = None
+    wake_s: float | None = None
+    sleep_s: float | None = None
 
     @property
     def host_mib(self) -> int:
@@ -243,7 +247,8 @@ class Gpu:
 class Node:
     """One GPU machine of the Ray cluster, as its node actor describes it. `host_memory_mib` 0: not limited.
 
-    `sleeps`: whether engines can sleep there (CUDA, ROCm, simulated nodes; not vLLM's CPU build).
+    `sleeps`: whether engines can sleep there (CUDA, ROCm, simulated nodes; not vLLM's CPU build). `load_s`, `wake_s`
+    and `sleep_s` are what it says that engines take there of which nothing better is known.
     """
 
     id: str
@@ -251,6 +256,9 @@ class Node:
     gpus: tuple[Gpu, ...]
     host_memory_mib: int = 0
     sleeps: bool = True
+    load_s: float | None = None
+    wake_s: float | None = None
+    sleep_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,9 @@ class EngineShown(Shown):
     sleep: bool = Field(description="whether it sleeps where the node can; otherwise it is stopped")
     residue_gib: float = Field(description="GPU memory that stays taken while it sleeps, of all its GPUs")
     host_memory_gib: float = Field(description="host RAM for its weights from its first sleep on")
+    load_s: float | None = Field(None, description="what loading is expected to take until it was seen")
+    wake_s: float | None = None
+    sleep_s: float | None = None
 
 
 class EndpointShown(Shown):
@@ -279,6 +282,9 @@ def endpoint_shown(catalogue: Catalogue, endpoint: Endpoint) -> EndpointShown:
             sleep=engine.sleeps,
             residue_gib=engine.residue_mib / 1024,
             host_memory_gib=engine.host_mib / 1024,
+            load_s=engine.load_s,
+            wake_s=engine.wake_s,
+            sleep_s=engine.sleep_s,
         ),
     )
 

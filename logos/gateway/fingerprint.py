@@ -31,6 +31,12 @@ class Beginning(NamedTuple):
 NOTHING = Beginning()
 
 
+def may_be_shared(capability: str, body: Mapping[str, Any]) -> bool:
+    """Whether others may have had an engine compute the beginning of this prompt before: it has one. Costs nothing."""
+    messages = body.get("messages") if capability == "chat" else None
+    return isinstance(messages, list) and len(messages) > 1
+
+
 def beginning(capability: str, body: Mapping[str, Any], salt: bytes) -> Beginning:
     """Of a validated body. Only chats have turns; of others nothing is known to be shared."""
     messages = body.get("messages") if capability == "chat" else None

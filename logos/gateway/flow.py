@@ -24,7 +24,7 @@ from logos.gateway.client_address import TrustedProxies
 from logos.gateway.directory import Directory
 from logos.gateway.errors import status_of
 from logos.gateway.faults import Fault
-from logos.gateway.fingerprint import beginning
+from logos.gateway.fingerprint import beginning, may_be_shared
 from logos.gateway.http import HeaderList, Receive, Scope, Send, headers_of
 from logos.gateway.outbox import Outbox
 from logos.gateway.parsing import GENERATES, ParsedRequest, parse, read_body, upstream_body
@@ -286,7 +286,7 @@ class Flow:
         def over(tried: Try, result: Fault | Outrun | None) -> None:
             self._give_back(accepted, tried, result)
 
-        with self.placement.second_place(first.grant.request_id) as hedged:
+        with self.placement.second_place(first.grant.request_id, accepted.resolved.prompt_tokens) as hedged:
             try:
                 winner, answer = await first_byte(first, hedged, second_of, opened, over)
             finally:
@@ -392,13 +392,17 @@ class Flow:
             completion_tokens=usage.get("completion", relayed.tokens if relayed is not None else 0),
             cancelled=left or (not ok and not blamed),  # a client's own mistake says nothing of the endpoint
             cached_tokens=usage.get("cached_prompt", 0),
+            key_id=accepted.key.id if accepted.parsed.choices == 1 else None,
+            output_tokens_max=accepted.parsed.max_output_tokens,
         )
+        is_fresh = not may_be_shared(accepted.parsed.capability, accepted.parsed.body)
         self.placement.ended(
             tried.grant,
             end,
             fault=(reason or "failed") if blamed else None,
             retry_after_s=fault.retry_after_s if fault is not None else None,
             outrun=outrun is not None,
+            is_typical=is_fresh or "cached_prompt" in usage,
         )
         if fault is not None and fault.retry_after_s is not None and tried.grant.lease_id is not None:
             self.placement.observe_limit(LimitObserved(0.0, tried.endpoint.id, 0, None, fault.retry_after_s))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from logos.domain.errors import LogosError, NoCapacity, QueueTimeout, StaleEpoch
 from logos.domain.leases import SlotLease
 from logos.domain.nouns import Place, Priority, Tier
+from logos.gateway.beside import BesideEach
 from logos.gateway.ports import SchedulerPort
 from logos.scheduling.commands import Dispatch, GrantLease, Reject, RevokeLease
 from logos.scheduling.events import (
@@ -96,6 +97,14 @@ class _Waiting:
     asked_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Awaited:
+    """A place that somebody waits for, and how long the prompt is."""
+
+    granted: asyncio.Future[Grant]
+    prompt_tokens: int
+
+
 class Placement:
     """`lease_for` answers at once or not at all; `ask` waits for the scheduler; `ended` gives the place back."""
 
@@ -111,7 +120,8 @@ class Placement:
         self._leases_at: dict[int, list[_HeldLease]] = {}  # by endpoint id
         self._waiting: dict[str, _Waiting] = {}
         self._granted: dict[str, Place] = {}  # dispatched by the scheduler, not under a lease
-        self._hedged: dict[str, asyncio.Future[Grant]] = {}  # second places, of requests that would take one
+        self._hedged: dict[str, _Awaited] = {}  # second places, of requests that would take one
+        self._beside = BesideEach()
         self._addresses: dict[str, str] = {}
         self._outgoing: list[Event] = []
         self._urgent = asyncio.Event()
@@ -138,6 +148,7 @@ class Placement:
         best.running.add(request_id)
         best.started.append(request_id)
         place = best.lease.place
+        self._beside.started(request_id, place, prompt_tokens, now)
         address = self._addresses.get(place.engine_id) if place.engine_id is not None else None
         tier = Tier.REMOTE if place.engine_id is None else Tier.WARM
         return Grant(
@@ -163,24 +174,29 @@ class Placement:
             self._tell(RequestCancelled(0.0, request.request_id), urgent=True)
             raise QueueTimeout(retry_after_s=5.0) from None
         except asyncio.CancelledError:
-            self._granted.pop(request.request_id, None)
+            place = self._granted.pop(request.request_id, None)
+            if place is not None:
+                self._beside.ended(request.request_id, place, self._clock())
             self._tell(RequestCancelled(0.0, request.request_id), urgent=True)
             raise
         finally:
             self._waiting.pop(request.request_id, None)
 
     @contextlib.contextmanager
-    def second_place(self, request_id: str) -> Iterator[asyncio.Future[Grant]]:
+    def second_place(self, request_id: str, prompt_tokens: int) -> Iterator[asyncio.Future[Grant]]:
         """Where else the scheduler wants it to run, if it comes to that. Within the block a second place is taken up;
         who was given one has to say when it ended."""
-        hedged = self._hedged[request_id] = asyncio.get_running_loop().create_future()
+        granted: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self._hedged[request_id] = _Awaited(granted, prompt_tokens)
         try:
-            yield hedged
+            yield granted
         finally:
             del self._hedged[request_id]
 
     def first_token(self, grant: Grant, ttft_s: float) -> None:
         """Only requests that the scheduler placed itself are told one by one; leased ones are told when they end."""
+        token_s = self._prompt_token_s(grant.lease_id)
+        self._beside.first_token(grant.request_id, grant.place, self._clock(), token_s)
         if grant.lease_id is None:
             self._tell(FirstToken(0.0, grant.request_id, ttft_s))
 
@@ -192,9 +208,16 @@ class Placement:
         fault: str | None = None,
         retry_after_s: float | None = None,
         outrun: bool = False,
+        is_typical: bool = True,
     ) -> None:
         """The request left its place. `fault` says why, when the endpoint is to blame; `outrun`: its other place was
-        faster."""
+        faster. `is_typical` False: its prompt may have been computed before, as far as anybody knows, so its first
+        token says nothing of others."""
+        token_s = self._prompt_token_s(grant.lease_id)
+        seen = self._beside.ended(grant.request_id, grant.place, self._clock(), token_s)
+        if seen is not None:
+            is_telling = is_typical and end.ttft_s is not None
+            end = dataclasses.replace(end, met=seen[0] if is_telling else None, batch=seen[1])
         if grant.lease_id is not None and self._ended_under_lease(grant.lease_id, end):
             return
         if self._granted.pop(grant.request_id, None) is None:
@@ -233,6 +256,10 @@ class Placement:
         if held.returned:
             self._urgent.set()
         return True
+
+    def _prompt_token_s(self, lease_id: str | None) -> float:
+        held = self._leases.get(lease_id) if lease_id is not None else None
+        return held.lease.prompt_token_s if held is not None else 0.0
 
     # ------------------------------------------------------------------ figures
 
@@ -395,8 +422,8 @@ class Placement:
                     self._give_back(held)
 
     def _on_dispatch(self, command: Dispatch) -> None:
-        granted = self._awaited(command)
-        if granted is None or granted.done():
+        awaited = self._awaited(command)
+        if awaited is None or awaited.granted.done():
             # The client left while the grant was on its way; whoever asked has told so already, but a dispatch
             # that crossed a restart is unknown to it, so say it again: cancelling twice is harmless.
             if command.request_id not in self._granted:
@@ -404,8 +431,9 @@ class Placement:
             return
         place = command.place
         self._granted[command.request_id] = place
+        self._beside.started(command.request_id, place, awaited.prompt_tokens, self._clock())
         self._tell(RequestStarted(0.0, command.request_id))
-        granted.set_result(
+        awaited.granted.set_result(
             Grant(
                 request_id=command.request_id,
                 place=place,
@@ -421,12 +449,12 @@ class Placement:
             )
         )
 
-    def _awaited(self, command: Dispatch) -> asyncio.Future[Grant] | None:
+    def _awaited(self, command: Dispatch) -> _Awaited | None:
         """Who waits for this place: a request for its first, or one that runs and would take a second."""
         if command.hedge_of is not None:
             return self._hedged.get(command.hedge_of)
         waiting = self._waiting.get(command.request_id)
-        return waiting.granted if waiting is not None else None
+        return _Awaited(waiting.granted, waiting.request.prompt_tokens) if waiting is not None else None
 
     def _on_reject(self, command: Reject) -> None:
         waiting = self._waiting.get(command.request_id)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from logos.prediction import priors
+from logos.prediction.backlog import attention_pairs
 from logos.prediction.fit import Features, FitSnapshot, QuantileFit
 from logos.prediction.priors import Size
 from logos.prediction.spans import AT_ONCE, LONGEST_S, Span, is_sensible
@@ -21,11 +22,12 @@ KV_FULL = 0.9  # from here on somebody may have to leave before the next is admi
 SMOOTHING = 0.05  # share of the newest stay in the running average
 TOKENS_TYPICAL = 500.0
 COUNT_MAX = 1e9  # beyond it, a number of tokens or requests is nonsense
+PAIRS_MAX = 1e15
 # The features of the line to the first token, in order: a step; the rest of the running one; sequences in the batch;
-# prompt tokens to compute, its own and those before it; pairs of tokens that attend to each other; tokens
+# prompt tokens to compute, its own and those before it; pairs of these that attend to each other; tokens
 # that the prefix cache should hold, and sometimes does not; seconds until the batch has a place; seconds until
 # somebody leaves, where the KV cache is nearly full. All of them times the slowdown while a neighbour is busy.
-STEP, BATCH, WORK = 0, 2, 3
+STEP, BATCH, WORK, PAIRS = 0, 2, 3, 4
 SLOWDOWN_STEP = 0.01  # towards the median: what one observation moves it
 SLOWDOWN_MAX = 4.0
 TREND_SMOOTHING = 0.1
@@ -45,7 +47,8 @@ class Situation(NamedTuple):
 
     `waiting` and `queued_tokens` are of those that go before it and have no place in the batch yet, wherever they
     wait; `prefill_tokens` of those that have one and no first token, which the engine has been at since its
-    last first token (or since the first of them came), `prefill_elapsed_s` ago. `delay` is what must pass before the
+    last first token (or since the first of them came), `prefill_elapsed_s` ago; `prefill_pairs` are the pairs of them
+    that attend to each other, which is most of the work where prompts are long. `delay` is what must pass before the
     engine can begin at all: a transition, and the drain and the sleep of whom it replaces.
     """
 
@@ -59,6 +62,7 @@ class Situation(NamedTuple):
     prefill_elapsed_s: float = 0.0
     kv_usage: float = 0.0  # 0 to 1
     neighbours: int = 0  # running in other engines on the same GPUs
+    prefill_pairs: float = 0.0
     delay: Span = AT_ONCE
 
 
@@ -131,6 +135,10 @@ class Pace:
     def prompt_token_s(self) -> float:
         return self._factor * self._first.coefficient(WORK, FREE)[0]
 
+    @property
+    def prompt_pair_s(self) -> float:
+        return self._factor * self._first.coefficient(PAIRS, FREE)[0]
+
     def tpot(self, running: int, neighbours: int = 0) -> Span:
         """Seconds from token to token of one of `running` in the batch, beside busy engines or not."""
         p50, p90 = self._next.at((1.0, running))
@@ -143,7 +151,7 @@ class Pace:
             return
         x, regime = self._features(situation)
         if situation.prefill_elapsed_s:
-            ttft_s += self._done_s(situation, x, self._first.coefficient(WORK, regime)[0])
+            ttft_s += self._done_s(situation, x, regime)[0]
         y = ttft_s / self._factor
         is_above = self._first.learn(x, y, regime) if self._is_worth_learning else y > self._first.at(x, regime)[0]
         side = 1.0 if is_above else -1.0
@@ -193,10 +201,10 @@ class Pace:
 
     def _features(self, situation: Situation) -> tuple[Features, int]:
         """What the line to the first token is over, and the regime."""
-        prompt, uncached, running, slots, waiting, queued, prefill, _, kv_usage, neighbours, _ = situation
+        prompt, uncached, running, slots, waiting, queued, prefill, _, kv_usage, neighbours, pairs, _ = situation
         free = slots - running
         cached = prompt - uncached
-        pairs = uncached * (cached + 0.5 * uncached)
+        pairs += attention_pairs(uncached, cached)
         is_busy = 1.0 if running or prefill else 0.0
         full_s = self._stay_s / max(running, 1) if kv_usage > KV_FULL and running > 0 else 0.0
         leaving_s, regime = 0.0, BEHIND if prefill else FREE
@@ -220,27 +228,37 @@ class Pace:
         p50, p90 = self._first.at(x, regime)
         p50, p90 = self._factor * p50, self._factor * p90
         if situation.prefill_elapsed_s:
-            low, high = self._first.coefficient(WORK, regime)
-            p50 -= self._done_s(situation, x, low)
-            p90 -= self._done_s(situation, x, high)
+            done_low, done_high = self._done_s(situation, x, regime)
+            p50, p90 = p50 - done_low, p90 - done_high
         if situation.delay is AT_ONCE:
             return p50, p90
         return situation.delay.then(Span(p50, p90))
 
-    def _done_s(self, situation: Situation, x: Features, token_s: float) -> float:
-        """Of the prompts in flight, what has been computed already, in seconds; one token takes `token_s`."""
-        return min(situation.prefill_elapsed_s, self._factor * x[STEP] * token_s * situation.prefill_tokens)
+    def _done_s(self, situation: Situation, x: Features, regime: int) -> tuple[float, float]:
+        """Of the prompts in flight, what has been computed already, in seconds: by the median's and the 0.9 quantile's
+        coefficients."""
+        low, high = self._first.coefficient(WORK, regime)
+        tokens, pairs, elapsed_s = situation.prefill_tokens, situation.prefill_pairs, situation.prefill_elapsed_s
+        low, high = low * tokens, high * tokens
+        if pairs:
+            pair_low, pair_high = self._first.coefficient(PAIRS, regime)
+            low, high = low + pair_low * pairs, high + pair_high * pairs
+        slow = self._factor * x[STEP]
+        return min(elapsed_s, slow * low), min(elapsed_s, slow * high)
 
 
 def _is_believable(situation: Situation) -> bool:
-    figures = situation[:-1]
+    *figures, pairs, _ = situation
     # A sum with NaN in it is not below anything.
-    return min(figures) >= 0 and sum(figures) <= COUNT_MAX and situation.uncached_tokens <= situation.prompt_tokens
+    is_counted = min(figures) >= 0 and sum(figures) <= COUNT_MAX and 0.0 <= pairs <= PAIRS_MAX
+    return is_counted and situation.uncached_tokens <= situation.prompt_tokens
 
 
 def _believable(situation: Situation) -> Situation:
     """The same with every figure a number within bounds."""
-    figures: list[Any] = [min(max(0, each), COUNT_MAX) if each == each else 0 for each in situation[:-1]]
+    *given, given_pairs, _ = situation
+    figures: list[Any] = [min(max(0, each), COUNT_MAX) if each == each else 0 for each in given]
+    pairs = min(max(0.0, given_pairs), PAIRS_MAX) if given_pairs == given_pairs else 0.0
     p50, p90 = (min(max(0.0, each), LONGEST_S) if each == each else 0.0 for each in situation.delay)
-    sane = Situation._make([*figures, Span(p50, max(p50, p90))])
+    sane = Situation._make([*figures, pairs, Span(p50, max(p50, p90))])
     return sane._replace(uncached_tokens=min(sane.uncached_tokens, sane.prompt_tokens))

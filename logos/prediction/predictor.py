@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from logos.domain.nouns import EngineSpec
+from logos.domain.nouns import EngineSpec, Node
 from logos.prediction.lengths import AnswerLengths, AnswersSnapshot
 from logos.prediction.pace import Company, Forecast, Pace, PaceSnapshot, Situation
 from logos.prediction.priors import Size
@@ -50,6 +50,15 @@ class Predictor:
         if known is None or known.size != size:
             self.forget(endpoint_id)
             self._paces[endpoint_id] = Pace(size)
+        self._transitions.declare(endpoint_id, spec)
+
+    def introduce_node(self, node: Node) -> None:
+        """Says what a node says of itself."""
+        self._transitions.declare(node.id, node)
+
+    def forget_node(self, node_id: str) -> None:
+        """The node is gone; what was seen there is kept for its return."""
+        self._transitions.declare(node_id, None)
 
     def forget(self, endpoint_id: int) -> None:
         """The endpoint is gone for good."""
@@ -68,6 +77,11 @@ class Predictor:
     def prompt_token_s(self, endpoint_id: int) -> float:
         """Seconds that its engines take for one more prompt token, at the median."""
         return self._pace(endpoint_id).prompt_token_s
+
+    def prompt_cost_s(self, endpoint_id: int) -> tuple[float, float]:
+        """Seconds for one more prompt token, and for two that attend to each other: what a `Backlog` asks for."""
+        pace = self._pace(endpoint_id)
+        return pace.prompt_token_s, pace.prompt_pair_s
 
     def tpot(self, endpoint_id: int, running: int, neighbours: int = 0) -> Span:
         """Seconds from token to token with `running` in the batch, and requests in other engines on the same GPUs."""

@@ -38,7 +38,7 @@ def run_at(state: State, ticket: Ticket, endpoint: EndpointState, place: PlaceSt
     ticket.state = RequestState.DISPATCHED
     ticket.dispatched_at = state.now
     state.run(ticket, place)
-    place.backlog.dispatched(ticket.request_id, uncached, state.now)
+    place.backlog.dispatched(ticket.request_id, uncached, state.now, request.prompt_tokens - uncached)
     allowed_s = pace_allowed_s(ticket)
     if allowed_s is not None:
         endpoint.promise(ticket.request_id, place, allowed_s)

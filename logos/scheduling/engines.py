@@ -56,6 +56,7 @@ class Engines:
             node = self._state.nodes[event.node.id] = NodeState(event.node)
         node.node = event.node
         node.memory_changed()
+        self._state.predictor.introduce_node(event.node)
         listed = {seen.engine_id for seen in event.engines}
         for engine in list(node.engines.values()):
             if engine.engine_id not in listed and engine.state not in UNANSWERED:
@@ -70,6 +71,7 @@ class Engines:
             return
         for engine in list(node.engines.values()):
             self._gone(engine)
+        self._state.predictor.forget_node(event.node_id)
         self._capacity.reconsider()
 
     # Inside.

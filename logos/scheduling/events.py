@@ -59,8 +59,26 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Met:
+    """What a request under a lease met at its place when it was forwarded, of all that its gateway runs there: how many
+    others, and the prompt tokens (and the pairs of them that attend to each other) of those without a first token,
+    which the engine had been at for `prefill_elapsed_s`."""
+
+    prompt_tokens: int
+    running: int
+    prefill_tokens: float = 0.0
+    prefill_pairs: float = 0.0
+    prefill_elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
-    """How a request under a lease ended. Times in seconds since it was forwarded; None: never got there."""
+    """How a request under a lease ended. Times in seconds since it was forwarded; None: never got there.
+
+    `met` None: its first token teaches nothing. `batch` is how many sequences of its gateway ran there on average since
+    its first token, itself included; 0: not known. The key (None: its answer is not one, or nobody's) and the most
+    tokens that were asked for say whose answers are as long as this one.
+    """
 
     request_id: str
     ok: bool
@@ -70,6 +88,10 @@ class Ended:
     completion_tokens: int = 0
     cancelled: bool = False
     cached_tokens: int = 0  # of the prompt, as far as the upstream tells
+    key_id: int | None = None
+    output_tokens_max: int | None = None
+    met: Met | None = None
+    batch: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

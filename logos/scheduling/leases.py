@@ -15,7 +15,7 @@ from logos.domain.lifecycle import RequestState
 from logos.scheduling.commands import GrantLease, RevokeLease
 from logos.scheduling.events import Ended, LeaseReported, LeaseReturned
 from logos.scheduling.places import EndpointState, Lease, LeaseState, PlaceState
-from logos.scheduling.situations import situation
+from logos.scheduling.situations import answered_under_lease, situation
 from logos.scheduling.state import State
 from logos.scheduling.tickets import Ticket
 
@@ -84,6 +84,8 @@ class Leases:
             if request_id not in over:
                 self._start(lease, request_id)
         self._state.asked(self._state.endpoint(lease.place.endpoint_id), len(event.started))
+        if event.started or event.ended:
+            self._state.gateway(lease.gateway_id).ran_at[lease.place.endpoint_id] = self._state.now
         for ended in event.ended:
             self._end(ended, event.lease_id, lease)
         if lease.lease_id in self._state.leases:
@@ -189,12 +191,13 @@ class Leases:
             endpoint_id = ticket.endpoint_id
             state.end(ticket)
         if endpoint_id is not None:
-            self._learn(state.endpoints[endpoint_id], ended)
+            self._learn(state.endpoints[endpoint_id], ended, lease)
 
-    def _learn(self, endpoint: EndpointState, ended: Ended) -> None:
+    def _learn(self, endpoint: EndpointState, ended: Ended, lease: Lease | None) -> None:
         if ended.ok:
             endpoint.circuit.succeeded()
             self._state.service.answered(endpoint.endpoint.id, ended.total_s or 0.0, ended.completion_tokens)
+            answered_under_lease(self._state, endpoint, ended, lease)
         elif not ended.cancelled and endpoint.circuit.failed(self._state.now):
             self._state.upset_endpoint(endpoint.endpoint.id)
 

@@ -205,8 +205,7 @@ class MarginalSwaps:
             token_s = self._drains.token_s(engine, 1)
             waiting = itertools.islice(self._owner(engine).queue.waiting(), LOOK_AT_MAX)
             found += [
-                (self._drains.stay_s(ticket, engine, token_s), ticket.arrived_at, ticket, engine)
-                for ticket in waiting
+                (self._drains.stay_s(ticket, engine, token_s), ticket.arrived_at, ticket, engine) for ticket in waiting
             ]
         found.sort(key=lambda each: each[:2])
         return found

@@ -147,6 +147,7 @@ class EndpointState:
     score: Score = field(default_factory=Score)
     pressure: float = 0.0  # what its waiting requests weigh together
     came: float = 0.0  # when they arrived, each times its weight, added up
+    queued_tokens: int = 0  # of their prompts
     live: int = 0  # engines that serve, or are about to
     is_falling_asleep: bool = False  # one of its engines will soon be able to wake
     is_draining: bool = False  # one of its engines has been asked to make room, or to go
@@ -260,6 +261,7 @@ class EndpointState:
         assert ticket.request is not None
         self.pressure += ticket.weight
         self.came += ticket.weight * ticket.arrived_at
+        self.queued_tokens += ticket.request.prompt_tokens
         self.queue.push(
             ticket.request_id,
             ticket,
@@ -284,3 +286,4 @@ class EndpointState:
     def _relieve(self, ticket: Ticket) -> None:
         self.pressure = self.pressure - ticket.weight if self.queue else 0.0
         self.came = self.came - ticket.weight * ticket.arrived_at if self.queue else 0.0
+        self.queued_tokens -= ticket.uncached_tokens

@@ -8,9 +8,12 @@ from __future__ import annotations
 from logos.domain.nouns import Place
 from logos.prediction.pace import Company, Situation
 from logos.prediction.spans import AT_ONCE, Span
-from logos.scheduling.places import PlaceState
+from logos.scheduling.events import Ended, Met
+from logos.scheduling.places import EndpointState, Lease, PlaceState
 from logos.scheduling.state import State
 from logos.scheduling.tickets import Ticket
+
+REPORTED_WITHIN_S = 0.5  # of the end of a request under a lease, its gateway tells
 
 
 def situation(
@@ -41,6 +44,7 @@ def situation(
         elapsed,
         kv_usage,
         beside,
+        backlog.remaining_pairs,
         delay,
     )
 
@@ -65,14 +69,18 @@ def neighbours_running(state: State, place: Place) -> int:
 
 
 def first_token(state: State, ticket: Ticket, ttft_s: float) -> None:
-    """The first token came so long after the request was dispatched; 0: nobody measured it."""
-    ticket.first_token_at = state.now
+    """The first token came so long after the request was dispatched; 0: nobody measured it. Gateways tell of it a while
+    later, with whatever else there is to tell, so it is the measured time that counts."""
+    came_at = state.now
+    if ttft_s > 0 and ticket.dispatched_at is not None:
+        came_at = min(came_at, ticket.dispatched_at + ttft_s)
+    ticket.first_token_at = came_at
     if ticket.place is None or ticket.met is None:
         return
     if ttft_s > 0:
         state.predictor.observe_first_token(ticket.endpoint_id, ticket.met, ttft_s)
     place = state.endpoints[ticket.endpoint_id].places[ticket.place]
-    place.backlog.left(ticket.request_id, state.now, state.predictor.prompt_token_s(ticket.endpoint_id))
+    place.backlog.left(ticket.request_id, came_at, *state.predictor.prompt_cost_s(ticket.endpoint_id))
     ticket.company_from = (state.now, *_occupancy(state, place))
 
 
@@ -87,6 +95,48 @@ def answered(state: State, ticket: Ticket, completion_tokens: int, total_s: floa
     first_s = ticket.first_token_at - ticket.dispatched_at
     company = _company(state, ticket)
     state.predictor.observe_finished(endpoint.id, ticket.met, completion_tokens, first_s, total_s, company)
+
+
+def answered_under_lease(state: State, endpoint: EndpointState, ended: Ended, lease: Lease | None) -> None:
+    """A whole answer came under a lease, and what its gateway tells of it has just been heard. The pace is learned from
+    it only if nothing of others ran beside it: of them nobody knows what they were doing then."""
+    endpoint_id, model_id = endpoint.endpoint.id, endpoint.endpoint.model_id
+    if ended.key_id is None:
+        return
+    state.predictor.answers.observe(model_id, ended.key_id, ended.completion_tokens, ended.output_tokens_max)
+    if lease is None or ended.met is None or ended.ttft_s is None or ended.total_s is None:
+        return
+    place = state.place(lease.place)
+    if not _ran_alone(state, lease.gateway_id, place, state.now - ended.total_s - REPORTED_WITHIN_S):
+        return
+    met = _as_situation(ended.met, ended.cached_tokens, place.capacity)
+    state.predictor.observe_first_token(endpoint_id, met, ended.ttft_s)
+    company = Company(ended.batch) if ended.batch else None
+    state.predictor.observe_finished(endpoint_id, met, ended.completion_tokens, ended.ttft_s, ended.total_s, company)
+
+
+def _as_situation(met: Met, cached_tokens: int, slots: int) -> Situation:
+    return Situation(
+        met.prompt_tokens,
+        max(met.prompt_tokens - cached_tokens, 0),
+        met.running,
+        slots,
+        prefill_tokens=met.prefill_tokens,
+        prefill_elapsed_s=met.prefill_elapsed_s,
+        prefill_pairs=met.prefill_pairs,
+    )
+
+
+def _ran_alone(state: State, gateway_id: str, place: PlaceState, since: float) -> bool:
+    """Whether nothing of other gateways ran at this endpoint since then, and nothing in engines on the same GPUs."""
+    if any(ticket.gateway_id != gateway_id for ticket in place.running.values()):
+        return False
+    others = (
+        each.ran_at.get(place.place.endpoint_id) for each in state.gateways.values() if each.gateway_id != gateway_id
+    )
+    if any(ran_at is not None and ran_at >= since for ran_at in others):
+        return False
+    return all(not each.running and each.idle_since < since for each in neighbours(state, place.place))
 
 
 def _occupancy(state: State, place: PlaceState) -> tuple[float, float]:

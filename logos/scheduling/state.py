@@ -37,6 +37,7 @@ class GatewayState:
     gateway_id: str
     tickets: dict[str, Ticket] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
+    ran_at: dict[int, float] = field(default_factory=dict)  # by endpoint: when something of it was last known to run
 
 
 class State:
@@ -153,6 +154,7 @@ class State:
         ticket.endpoint_id = place.place.endpoint_id
         place.occupancy.advance(self.now, len(place.running))
         place.running[ticket.request_id] = ticket
+        self.gateways[ticket.gateway_id].ran_at[ticket.endpoint_id] = self.now
         if lease is not None:
             ticket.lease_id = lease.lease_id
             lease.running[ticket.request_id] = ticket
@@ -168,6 +170,7 @@ class State:
             del self.waiting[ticket.request_id]
             endpoint.drop(ticket)
         else:
+            self.gateways[ticket.gateway_id].ran_at[ticket.endpoint_id] = self.now
             endpoint.circuit.left(ticket.request_id)
             self._vacate(ticket, endpoint)
         ticket.state = RequestState.ENDED
@@ -180,7 +183,7 @@ class State:
         del place.running[ticket.request_id]
         endpoint.forget_promise(ticket.request_id, place)
         if ticket.met is not None:
-            place.backlog.left(ticket.request_id, self.now, self.predictor.prompt_token_s(ticket.endpoint_id))
+            place.backlog.left(ticket.request_id, self.now, *self.predictor.prompt_cost_s(ticket.endpoint_id))
         if not place.running:
             place.idle_since = self.now
         place.inherited = min(place.inherited, place.held) if place.inherited else 0

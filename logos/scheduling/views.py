@@ -80,6 +80,7 @@ class Views:
             request.prompt_tokens,
             uncached_tokens(place, request),
             waiting=-(-waiting // max(open_places, 1)),
+            queued_tokens=endpoint.queued_tokens // max(open_places, 1),
             delay=self._delay(endpoint, outlook),
         )
         [forecast] = self._state.predictor.score(((endpoint_id, met),))

@@ -39,6 +39,11 @@ from logos.storage.tables import (
     users,
 )
 
+# What is declared of an engine in the same words and units as the catalogue has it.
+SPEC_FIELDS = {
+    *("gpus", "weights", "min_replicas", "max_replicas", "pinned", "args"),
+    *("load_s", "wake_s", "sleep_s"),
+}
 CATALOGUE_KINDS = frozenset({"provider", "model", "endpoint", "policy", "price", "slo"})
 
 
@@ -245,7 +250,7 @@ def _put_engine(
 
 
 def _engine_spec(engine: EngineDeclared) -> EngineSpec:
-    fields = engine.model_dump(include={"gpus", "weights", "min_replicas", "max_replicas", "pinned", "args"})
+    fields = engine.model_dump(include=SPEC_FIELDS)
     return EngineSpec(
         **fields,
         memory_mib=_mib(engine.memory_gib),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from logos.domain.leases import SlotLease
 from logos.domain.nouns import Place
-from logos.scheduling.events import FirstToken
-from tests.scenarios.world import World, dispatched, grants, node, pooled, remote, request, revokes
+from logos.prediction.pace import Situation
+from logos.prediction.predictor import Predictor
+from logos.scheduling.events import Ended, FirstToken, LeaseReported, Met
+from tests.scenarios.world import World, dispatched, grants, loads, node, pooled, remote, request, revokes
 
 
 def leased(world: World, gateway: str = "g1") -> SlotLease:
@@ -223,3 +227,134 @@ def test_an_engine_that_fails_or_leaves_loses_its_leases() -> None:
     world.fails("b")
     world.cold("n/m1/1")
     assert world.is_empty()
+
+
+# What is learned from what ran under a lease.
+
+
+ALONE = Met(10, 0)
+
+
+def learned(world: World) -> Predictor:
+    return Predictor(world.scheduler.learned().predictor)
+
+
+def ran(world: World, lease: SlotLease, times: int, *, ttft_s: float = 3.0, met: Met | None = ALONE) -> None:
+    """So many requests, one after the other, each told of half a second after it was over."""
+    for number in range(times):
+        name = f"{lease.gateway_id}-{number}"
+        world.reports(lease.lease_id, name)
+        world.now += ttft_s + 1.5
+        end = Ended(name, True, ttft_s, ttft_s + 1.0, 10, 51, key_id=7, output_tokens_max=400, met=met, batch=1.0)
+        world.hears(LeaseReported(world.now, lease.lease_id, (), (end,)))
+
+
+def first_token_s(world: World) -> float:
+    [forecast] = learned(world).score([(1, Situation(10, 10))])
+    return forecast.ttft_p50_s
+
+
+def test_what_ran_under_a_lease_teaches_first_tokens_paces_and_lengths() -> None:
+    world = World(remote(1, parallel=9))
+    lease = leased(world)
+    world.finishes("first-g1")
+    ran(world, lease, 100)
+    assert first_token_s(world) == pytest.approx(3.0, rel=0.05)
+    assert learned(world).tpot(1, 1).p50 == pytest.approx(1.0 / 50, rel=0.1)
+    assert learned(world).answers.span(1, 7, 400).p50 == 51
+
+
+def test_a_first_token_that_may_come_from_a_cache_teaches_lengths_alone() -> None:
+    world = World(remote(1, parallel=9))
+    lease, before = leased(world), first_token_s(world)
+    world.finishes("first-g1")
+    ran(world, lease, 30, met=None)
+    assert first_token_s(world) == before
+    assert learned(world).answers.span(1, 7, 400).p50 == 51
+
+
+@pytest.mark.parametrize("how", ["runs", "ran until lately", "ran under a lease in between"])
+def test_what_ran_beside_requests_of_other_gateways_teaches_no_pace(how: str) -> None:
+    world = World(remote(1, parallel=9))
+    lease, other = leased(world), leased(world, "g2")
+    world.finishes("first-g1")
+    before = first_token_s(world)
+    if how != "runs":
+        world.finishes("first-g2")
+    for number in range(30):
+        if how == "ran until lately":
+            world.reports(other.lease_id, f"g2-{number}")
+        world.reports(lease.lease_id, f"g1-{number}")
+        world.now += 0.5
+        if how == "ran until lately":
+            world.reports(other.lease_id, ended=(f"g2-{number}",))
+        if how == "ran under a lease in between":
+            world.reports(other.lease_id, f"g2-{number}", ended=(f"g2-{number}",))
+        world.now += 3.0
+        end = Ended(f"g1-{number}", True, 2.5, 3.5, 10, 51, key_id=7, met=Met(10, 0), batch=1.0)
+        world.hears(LeaseReported(world.now, lease.lease_id, (), (end,)))
+    assert first_token_s(world) == before
+
+
+def test_what_a_request_met_under_its_lease_counts() -> None:
+    """Behind 1,000 prompt tokens it takes 3 s, alone 0.5: both are expected again."""
+    world = World(remote(1, parallel=9))
+    lease = leased(world)
+    world.finishes("first-g1")
+    for _ in range(40):
+        ran(world, lease, 1, ttft_s=0.5)
+        ran(world, lease, 1, ttft_s=3.0, met=Met(10, 1, 1000.0, 500_000.0))
+    [alone, behind] = learned(world).score(
+        [(1, Situation(10, 10)), (1, Situation(10, 10, 1, prefill_tokens=1_000, prefill_pairs=500_000.0))]
+    )
+    assert alone.ttft_p50_s == pytest.approx(0.5, rel=0.1)
+    assert behind.ttft_p50_s == pytest.approx(3.0, rel=0.1)
+
+
+def test_the_pace_is_learned_from_what_ran_beside_a_request_and_not_from_what_it_met() -> None:
+    """Alone a token takes 20 ms, in a batch of nine 100: whoever came first met nobody in both."""
+    world = World(pooled(1, parallel=40))
+    [load] = loads(world.node_seen(node("n", 24)) + world.arrives(request("first-g1")))
+    world.awake(load.engine_id)
+    world.finishes("first-g1")
+    lease = leased(world)
+    world.finishes("first-g1")
+    for number in range(120):
+        batch, total_s = ((1.0, 1.5), (9.0, 5.5))[number % 2]
+        world.reports(lease.lease_id, f"r{number}")
+        world.now += total_s + 0.5
+        end = Ended(f"r{number}", True, 0.5, total_s, 10, 51, key_id=7, met=ALONE, batch=batch)
+        world.hears(LeaseReported(world.now, lease.lease_id, (), (end,)))
+    assert learned(world).tpot(1, 1).p50 == pytest.approx(0.02, rel=0.15)
+    assert learned(world).tpot(1, 9).p50 == pytest.approx(0.10, rel=0.15)
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_pace_beside_a_busy_engine_on_the_same_gpu_is_not_learned_under_leases(is_busy: bool) -> None:
+    world = World(pooled(1, gib=8, parallel=9), pooled(2, gib=8, parallel=9))
+    first, second = loads(world.node_seen(node("n", 24)) + world.arrives(request("a")) + world.arrives(request("b", 2)))
+    world.awake(first.engine_id)
+    world.awake(second.engine_id)
+    world.finishes("a")
+    lease = leased(world)
+    world.finishes("first-g1")
+    world.now += 1.0
+    if not is_busy:
+        world.finishes("b")
+    before = first_token_s(world)
+    world.now += 10.0
+    ran(world, lease, 30)
+    assert (first_token_s(world) == before) is is_busy
+
+
+def test_a_first_token_told_late_counts_from_when_it_came() -> None:
+    """50 tokens in a second, of whose first the scheduler hears when nearly half of it is over."""
+    world = World(remote(1, parallel=9))
+    for number in range(40):
+        world.arrives(request(f"r{number}"))
+        world.starts(f"r{number}")
+        world.now += 1.0
+        world.hears(FirstToken(world.now, f"r{number}", 0.5))
+        world.now += 0.5
+        world.finishes(f"r{number}", total_s=1.5, tokens=51)
+    assert learned(world).tpot(1, 1).p50 == pytest.approx(1.0 / 50, rel=0.1)

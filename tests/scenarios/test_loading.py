@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from logos.domain.lifecycle import EngineState
@@ -40,6 +42,16 @@ def test_the_first_request_loads_the_engine_and_goes_there() -> None:
     assert second.request_id == "b"
     [later] = [each for each in world.arrives(request("c")) if isinstance(each, Dispatch)]
     assert (later.tier, later.load_s) == (Tier.WARM, None)
+
+
+@pytest.mark.parametrize(("said_s", "expected_s"), [(None, 50.0), (4.0, 4.5)])
+def test_a_node_that_says_what_loading_takes_is_believed(said_s: float | None, expected_s: float) -> None:
+    world = World(pooled(1, gib=16), policy="slo")
+    world.node_seen(dataclasses.replace(node("n", 24), load_s=said_s))
+    world.arrives(request("a"))
+    world.now += 20.0
+    [dispatch] = [each for each in world.awake("n/m1/1", 19.5) if isinstance(each, Dispatch)]
+    assert dispatch.predicted_ttft_s == pytest.approx(expected_s, rel=0.15)
 
 
 def test_an_engine_takes_its_share_of_each_of_its_gpus() -> None:

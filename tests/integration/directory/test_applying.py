@@ -303,7 +303,14 @@ def test_figures_of_sleep_and_deadlines_by_mode_reach_the_catalogue(administrati
     before = administration.load().catalogue
     assert before.slo.of(Mode.INTERACTIVE).ttft_s == 2.0
     assert before.slo.of(Mode.BATCH).total_s == 600.0
-    engine = {"memory_gib": 16, "sleep": False, "residue_gib": 0.5, "host_memory_gib": 20}
+    engine = {
+        "memory_gib": 16,
+        "sleep": False,
+        "residue_gib": 0.5,
+        "host_memory_gib": 20,
+        "load_s": 40.0,
+        "wake_s": 2.5,
+    }
     administration.perform("apply", {"models": [{"name": "sleeper", "engine": engine}]})
     administration.perform("apply", {"slo": {"interactive": {"ttft_ms": 500, "total_ms": 9000}}})
     after = administration.load().catalogue
@@ -312,6 +319,7 @@ def test_figures_of_sleep_and_deadlines_by_mode_reach_the_catalogue(administrati
     [sleeper] = after.endpoints_of[after.model_named["sleeper"].id]
     assert sleeper.engine is not None
     assert (sleeper.engine.sleeps, sleeper.engine.residue_mib, sleeper.engine.host_mib) == (False, 512, 20 * 1024)
+    assert (sleeper.engine.load_s, sleeper.engine.wake_s, sleeper.engine.sleep_s) == (40.0, 2.5, None)
 
 
 def test_the_salt_of_fingerprints_is_made_once_and_long_enough(administration: Administration) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncIterator
 
@@ -15,7 +16,7 @@ from logos.domain.directory import DirectoryUpdate
 from logos.domain.errors import NoCapacity, QueueTimeout
 from logos.domain.nouns import Endpoint, Model, Privacy, Provider
 from logos.gateway.placement import LEASE_IDLE_S, REPORT_INTERVAL_S, Placement
-from logos.scheduling.events import Candidate, Ended, Request
+from logos.scheduling.events import Candidate, Ended, Event, LeaseReported, Request
 from logos.scheduling.messages import GatewayReport, SchedulerReply
 from logos.scheduling.settings import SchedulerSettings
 
@@ -51,6 +52,7 @@ class Line:
     def __init__(self) -> None:
         self.clock = Clock()
         self.lose_reports = self.lose_replies = 0
+        self.told: list[Event] = []
         self.scheduler = self.new_life()
 
     def new_life(self, *, restarted: bool = False) -> SchedulerActor:
@@ -65,6 +67,7 @@ class Line:
             self.lose_reports -= 1
             raise ConnectionError("lost on the way there")
         reply = await self.scheduler.report(report)
+        self.told += report.events
         if self.lose_replies:
             self.lose_replies -= 1
             raise ConnectionError("lost on the way back")
@@ -131,6 +134,26 @@ async def test_a_lease_is_never_overfilled_and_what_ends_makes_room(placement: P
     placement.ended(grants[0], Ended(grants[0].request_id, ok=True, total_s=0.1))
     assert placement.lease_for("again", BEST) is not None
     placement.ended(first, Ended("r1", ok=True, total_s=0.1))
+
+
+async def test_what_a_request_met_is_told_when_it_has_ended_under_its_lease(placement: Placement, line: Line) -> None:
+    first = await placement.ask(dataclasses.replace(request("r1"), prompt_tokens=500))
+    placement.first_token(first, 0.1)
+    second = placement.lease_for("r2", BEST, 100)
+    assert second is not None
+    placement.first_token(second, 0.1)
+    placement.ended(second, Ended("r2", ok=True, ttft_s=0.1, total_s=0.2))
+    third = placement.lease_for("r3", BEST, 100)
+    assert third is not None
+    placement.ended(third, Ended("r3", ok=True, ttft_s=0.1, total_s=0.2), is_typical=False)
+    placement.ended(first, Ended("r1", ok=True, ttft_s=0.1, total_s=0.2))
+    await asyncio.sleep(2 * REPORT_INTERVAL_S)
+    ends = {end.request_id: end for event in line.told if isinstance(event, LeaseReported) for end in event.ended}
+    assert ends["r2"].met is not None
+    assert (ends["r2"].met.prompt_tokens, ends["r2"].met.running, ends["r2"].met.prefill_tokens) == (100, 1, 0.0)
+    assert ends["r2"].batch == pytest.approx(2.0)
+    assert ends["r3"].met is None
+    assert ends["r3"].batch == pytest.approx(2.0)
 
 
 async def test_a_lease_is_kept_for_a_while_after_its_last_request_and_then_handed_back(

@@ -41,6 +41,25 @@ def test_the_next_prompt_may_be_half_done() -> None:
     assert round(backlog.remaining_tokens) == 400
 
 
+def test_pairs_that_attend_to_each_other_are_counted_beside_the_tokens() -> None:
+    backlog = Backlog()
+    backlog.dispatched("a", 500, 10.0)
+    backlog.dispatched("b", 800, 10.0, 200)
+    assert backlog.remaining_pairs == 500 * 250 + 800 * (200 + 400)
+    backlog.left("a", 10.9, TOKEN_S)
+    assert round(backlog.remaining_pairs) == 800 * (200 + 400) / 2  # half of it is done
+    backlog.left("b", 11.3, TOKEN_S)
+    assert backlog.remaining_pairs == 0.0
+
+
+def test_where_attention_is_dear_less_of_a_long_prompt_is_done() -> None:
+    backlog = Backlog()
+    backlog.dispatched("a", 500, 10.0)
+    backlog.dispatched("b", 4_000, 10.0)
+    backlog.left("a", 10.0 + 1.0, TOKEN_S, TOKEN_S / 250)  # 500 tokens of 2 ms each
+    assert round(backlog.remaining_tokens) == 4_000
+
+
 def test_the_next_prompt_is_not_done_before_its_first_token() -> None:
     backlog = Backlog()
     for name in "abc":
@@ -81,3 +100,4 @@ def test_what_remains_is_never_negative_nor_more_than_what_is_in_flight(
             inside[who] = tokens
             backlog.dispatched(str(who), tokens, now)
         assert 0.0 <= backlog.remaining_tokens <= sum(inside.values())
+        assert 0.0 <= backlog.remaining_pairs <= sum(tokens**2 / 2 for tokens in inside.values())

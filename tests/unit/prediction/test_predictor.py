@@ -41,6 +41,7 @@ def situations(draw: st.DrawFn) -> Situation:
         draw(SECONDS),
         draw(st.floats(0.0, 1.0)),
         draw(COUNTS),
+        draw(st.floats(0.0, 1e9)),
         draw(st.sampled_from([AT_ONCE, Span(0.5, 0.8), Span(40.0, 60.0)])),
     )
 
@@ -140,6 +141,22 @@ def test_prompts_ahead_count_and_what_is_done_of_them_does_not() -> None:
     long_done = forecast(predictor, Situation(100, 100, 4, prefill_tokens=4_000, prefill_elapsed_s=99.0)).ttft_p50_s
     assert alone == pytest.approx(long_done)
     assert long_done < half_done == pytest.approx(behind - 1.0)
+
+
+def test_a_long_prompt_ahead_is_longer_than_as_many_tokens_in_short_ones() -> None:
+    """Where attention is dear, which is learned from prompts of all lengths."""
+    predictor = Predictor()
+    predictor.introduce(1, EngineSpec(1, 1_024))
+    chance = random.Random(1)
+    for _ in range(300):
+        tokens = chance.randrange(10, 8_000)
+        predictor.observe_first_token(1, Situation(tokens, tokens), 0.005 + 5e-6 * tokens + 5e-9 * tokens**2 / 2)
+    one, many = (
+        forecast(predictor, Situation(10, 10, 4, prefill_tokens=8_000, prefill_pairs=pairs)).ttft_p50_s
+        for pairs in (8_000**2 / 2, 8 * 1_000**2 / 2)
+    )
+    assert one == pytest.approx(0.205, rel=0.1)
+    assert many == pytest.approx(0.065, rel=0.15)
 
 
 def test_a_full_batch_costs_the_time_until_somebody_leaves() -> None:

@@ -5,6 +5,7 @@ import statistics
 
 import pytest
 
+from logos.domain.nouns import EngineSpec, Node
 from logos.prediction import priors
 from logos.prediction.priors import Size
 from logos.prediction.service import Transition
@@ -28,6 +29,31 @@ def test_one_observation_replaces_the_prior() -> None:
     span = times.span(1, SMALL, "a", Transition.WAKE)
     assert span.p50 == pytest.approx(7.0)
     assert 7.0 < span.p90 < 10.0
+
+
+def test_what_is_declared_is_expected_until_it_was_seen_and_an_engine_knows_better_than_its_node() -> None:
+    times = TransitionTimes()
+    times.observe(2, SMALL, "a", Transition.LOAD, 300.0)  # another model's says less than a declaration
+    times.declare("a", Node("a", 1, (), load_s=4.0, wake_s=0.5))
+    assert times.span(1, SMALL, "a", Transition.LOAD).p50 == 4.0
+    assert times.span(1, SMALL, "a", Transition.WAKE).p50 == 0.5
+    assert times.span(1, SMALL, "a", Transition.SLEEP) == priors.transition_s(SMALL, Transition.SLEEP)
+    times.declare(1, EngineSpec(load_s=9.0))
+    assert times.span(1, SMALL, "a", Transition.LOAD).p50 == 9.0
+    assert times.span(3, SMALL, "a", Transition.LOAD).p50 == 4.0
+    assert times.span(1, SMALL, "b", Transition.LOAD).p50 == 9.0
+    times.observe(1, SMALL, "a", Transition.LOAD, 7.0)
+    assert times.span(1, SMALL, "a", Transition.LOAD).p50 == pytest.approx(7.0)
+    times.forget(1)
+    times.declare("a", None)
+    assert times.span(1, SMALL, "a", Transition.WAKE) == priors.transition_s(SMALL, Transition.WAKE)
+
+
+def test_a_declaration_that_cannot_be_is_not_believed() -> None:
+    times = TransitionTimes()
+    times.declare("a", Node("a", 1, (), load_s=float("nan"), wake_s=-1.0))
+    for each in (Transition.LOAD, Transition.WAKE):
+        assert times.span(1, SMALL, "a", each) == priors.transition_s(SMALL, each)
 
 
 def test_kinds_of_transition_are_told_apart() -> None:

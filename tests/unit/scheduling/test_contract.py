@@ -16,11 +16,11 @@ from logos.domain.nouns import Place
 from logos.scheduling import commands, events
 
 # Version and fingerprint belong together.
-CONTRACT = (3, "460cfcb2e9cc37e5")
+CONTRACT = (3, "2d8f302d7939938a")
 
 EVENTS = get_args(events.Event)
 COMMANDS = get_args(commands.Command)
-VALUES = (events.Candidate, events.Request, events.Ended, events.EngineSeen, SlotLease)
+VALUES = (events.Candidate, events.Request, events.Met, events.Ended, events.EngineSeen, SlotLease)
 
 
 def shape(kind: type) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Endpoint, Tier
+from logos.prediction.predictor import Predictor
 from logos.prediction.service import Transition
 from logos.scheduling.capacity import Refusal
 from logos.scheduling.delays import Delays
@@ -64,6 +65,17 @@ def test_a_sleeping_engine_is_asleep_whether_or_not_it_has_room() -> None:
     view = seen(it, 2)
     assert (view.tier, view.memory_is_short, view.neighbour_is_idle) == (Tier.ASLEEP, True, False)
     assert not seen(world(pooled(2), m2=ASLEEP), 2).memory_is_short
+
+
+def test_prompts_that_wait_for_the_same_engine_are_computed_first() -> None:
+    def expected_s(tokens: int) -> float:
+        it = world(pooled(1, parallel=8), pooled(2), m1=ASLEEP, m2=AWAKE)
+        it.arrives(*(request(f"x{number}", 1, prompt_tokens=tokens) for number in range(3)))
+        assert it.endpoint(1)["waiting"] == 3
+        return seen(it, 1, predicts=True).ttft_p50_s
+
+    token_s = Predictor().prompt_token_s(0)
+    assert expected_s(4_000) > expected_s(10) + 3 * 3_990 * token_s
 
 
 def test_an_engine_on_its_way_is_what_it_was() -> None:
