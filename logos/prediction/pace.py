@@ -35,7 +35,7 @@ DRIFT_STEP = 0.03  # what one observation moves the logarithm at most
 DRIFT_KEPT = 0.99  # the line learns the rest
 DRIFT_MAX = 2.0
 LEARN_ALL = 1_000  # answers of an endpoint
-LEARN_ONE_IN = 4  # of those after them ...
+LEARN_ONE_IN = 8  # of those after them ...
 TREND_MAX = 0.5  # ... unless, of late, three in four were above the median, or below it
 # The regimes: a place in the batch is free; it is, behind prompts in flight; it must become so first.
 FREE, BEHIND, QUEUED = 0, 1, 2
