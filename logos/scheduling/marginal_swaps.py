@@ -15,12 +15,11 @@ little. Of the waiting requests of the victims, shortest first, the k are admitt
 
 where the drain becomes longer by the stay of the longest of them beyond D, or by what an idle engine, now busy, adds to
 its neighbours' drain, and by what each of them takes from those that run beside it. So whatever ends before the drain
-does is nearly free, and the last of a batch is not waited for by many. When the victims run
-dry and none is worth admitting they leave, unless so little waits that a swap would cost more than it saves: with
-arrival rates a and b on the two sides of a cycle whose fixed part is O, the mean number waiting is least when a side is
-left once O * sqrt(a * b) wait for the other (a polling system with two queues, arrivals served as they come). Last, a
-model that idles sleeps as soon as its neighbours are more likely to be asked for: waking is cheap where falling asleep
-is dear.
+does is nearly free, and the last of a batch is not waited for by many. When the victims run dry and none is worth
+admitting they leave, unless so little waits that a swap would cost more than it saves: with arrival rates a and b on
+the two sides of a cycle whose fixed part is O, the mean number waiting is least when a side is left once
+O * sqrt(a * b) wait for the other (a polling system with two queues, arrivals served as they come). Last, a model that
+idles sleeps as soon as its neighbours are more likely to be asked for: waking is cheap where falling asleep is dear.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Stakes:
         return self.drain_s + self.away_s + self.takes_s + self.back_s
 
     @property
-    def price(self) -> float:
+    def cost_per_s(self) -> float:
         """N * c': what each second costs the claimants by which they come in later."""
         share = (self.waited_s + self.drain_s + self.away_s) / self.lost_s
         return self.pressure * (1.0 + 3.0 * CONVEXITY * share * share)
@@ -143,16 +142,16 @@ class MarginalSwaps:
     def _pays_to_leave_early(self, stakes: Stakes, running: Sequence[Engine]) -> bool:
         """Some of several victims run nothing: their sleep now, while the others drain, against what all may miss."""
         drained = [engine for engine in stakes.serving if engine not in running]
-        if not drained or stakes.price <= 0.0:
+        if not drained or stakes.cost_per_s <= 0.0:
             return False
         sleep_s = max(self._transition_s(engine, Transition.SLEEP) for engine in drained)
         saves = stakes.saves(0.0)
-        until_s = stakes.drain_s + min(saves / stakes.price, stakes.drain_s)  # what ends by then would be admitted
+        until_s = stakes.drain_s + min(saves / stakes.cost_per_s, stakes.drain_s)  # what ends by then would be admitted
         missed = sum(
             self._owner(engine).demand.per_s(self._state.now) * max(0.0, until_s - self._usual_stay_s(engine))
             for engine in stakes.serving
         )
-        return stakes.price * min(sleep_s, stakes.drain_s) > missed * saves
+        return stakes.cost_per_s * min(sleep_s, stakes.drain_s) > missed * saves
 
     def _look_again(self, claim: Claim) -> None:
         self._state.timers.cancel(claim.timer)
@@ -176,7 +175,7 @@ class MarginalSwaps:
             slowed_s = max(slowed_s, beside_s * slowing[engine.engine_id])
             crowded_s += beside_s * crowding[engine.engine_id]
             saved += stakes.saves(self._state.now - arrived_at)
-            value = saved - stakes.price * (max(slowed_s, stay_s - stakes.drain_s) + crowded_s)
+            value = saved - stakes.cost_per_s * (max(slowed_s, stay_s - stakes.drain_s) + crowded_s)
             if value > best + 1e-9:
                 best, chosen = value, number
         return sum(self._send(ticket, engine) for _, _, ticket, engine in candidates[:chosen]) > 0

@@ -38,9 +38,9 @@ def test_what_is_saved_is_the_cost_of_waiting_so_much_longer(waited_s: float) ->
 def test_a_second_costs_the_claimants_the_slope_of_the_cost_at_what_they_will_have_waited() -> None:
     will_have_waited_s = 6.0 + 10.0 + 5.0
     slope = (cost(will_have_waited_s + 1e-4) - cost(will_have_waited_s - 1e-4)) / 2e-4
-    assert STAKES.price == pytest.approx(4.0 * slope)
+    assert STAKES.cost_per_s == pytest.approx(4.0 * slope)
 
 
 def test_it_costs_more_the_longer_they_have_waited_and_the_more_they_are() -> None:
-    assert replace(STAKES, waited_s=20.0).price > STAKES.price
-    assert replace(STAKES, pressure=8.0).price == pytest.approx(2.0 * STAKES.price)
+    assert replace(STAKES, waited_s=20.0).cost_per_s > STAKES.cost_per_s
+    assert replace(STAKES, pressure=8.0).cost_per_s == pytest.approx(2.0 * STAKES.cost_per_s)
