@@ -283,6 +283,22 @@ def test_one_more_slows_those_that_run_beside_it_which_many_claimants_feel() -> 
         assert dispatched(it.arrives(patient("beside", 1, output_tokens_max=500))) == admitted
 
 
+def test_an_idle_engine_that_gets_busy_slows_the_drain_beside_it_which_many_claimants_feel() -> None:
+    """m4 would need the memory of both; m1 runs, and what comes for m2 would end before m1 has drained."""
+    for waiting, admitted in ((10, ["beside"]), (60, [])):
+        it = Prompt(pooled(1), pooled(2), pooled(4, gib=32), policy="slo")
+        engines = (EngineSeen(each, int(each[3]), (0,), EngineState.AWAKE, 16 * GIB) for each in (ONE, TWO))
+        it.node_seen(node("n", 32), *engines, EngineSeen(FOUR, 4, (0,), EngineState.ASLEEP, 32 * GIB))
+        served(it, 1, 1)
+        served(it, 2, 1)
+        until(it, 150.0)
+        served(it, 2, 10)
+        it.arrives(patient("x", 1, output_tokens_max=600))
+        it.arrive(*(patient(f"a{each}", 4) for each in range(waiting)))
+        assert it.states()[TWO] == "draining"
+        assert dispatched(it.arrives(patient("beside", 2, output_tokens_max=200))) == admitted
+
+
 def test_once_the_claimants_would_wait_beyond_the_bound_nothing_more_is_admitted() -> None:
     for waited_s, admitted in ((10.0, ["short"]), (200.0, [])):
         it = running(300)  # which takes far longer than anybody could know
