@@ -1,7 +1,7 @@
 """Straight lines learned online, with coefficients that are never negative, and their median and 0.9 quantile.
 
 What the features mean is in `pace`. Coefficients that are not negative are what makes a forecast monotone: more of
-anything never predicts less. An observation costs some 20 microseconds; a forecast is one dot product.
+anything never predicts less. An observation costs some 20 microseconds; a forecast is two dot products.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class FitSnapshot:
 class Quantiles(NamedTuple):
     """The coefficients of a median and of a 0.9 quantile."""
 
-    p50: list[float]
-    p90: list[float]
+    p50: Sequence[float]
+    p90: Sequence[float]
 
 
 class Line:
@@ -85,7 +85,7 @@ class QuantileFit:
     Both lines are least squares of relative errors, older ones counting less.
     """
 
-    __slots__ = ("_mean", "_regimes", "_residuals", "_ridge", "_rows", "_spread")
+    __slots__ = ("_mean", "_quantiles", "_regimes", "_residuals", "_ridge", "_rows", "_spread")
 
     def __init__(self, prior: Features, typical: Features, regimes: int, snapshot: FitSnapshot | None = None) -> None:
         """`typical` is a usual value of each feature: it says how firmly each coefficient is held to its prior."""
@@ -98,33 +98,23 @@ class QuantileFit:
         self._spread = Line([SPREAD_OF_PRIOR * value for value in prior], known.spread if known else None)
         calibrations = known.regimes if known else (CalibrationSnapshot(),) * regimes
         self._regimes = [Calibration(each, RESIDUALS) for each in calibrations]
-        self._residuals: list[Span | None] = [None] * len(self._regimes)  # their quantiles, worked out when asked for
+        # Worked out when asked for, and again when something has been learned since.
+        self._residuals: list[Span | None] = [None] * len(self._regimes)
+        self._quantiles: list[Quantiles | None] = [None] * len(self._regimes)
 
     def quantiles(self, regime: int = 0) -> Quantiles:
         """The coefficients of both quantiles, each at least 0, and each of the 0.9 quantile at least the median's."""
-        low, high = self._residuals[regime] or self._settle(regime)
-        p50, p90 = [], []
-        for mean, spread in zip(self._mean.theta, self._spread.theta, strict=True):
-            of_p50, of_p90 = _coefficients(mean, spread, low, high)
-            p50.append(of_p50)
-            p90.append(of_p90)
-        return Quantiles(p50, p90)
+        return self._quantiles[regime] or self._settle(regime)
 
     def coefficient(self, feature: int, regime: int = 0) -> tuple[float, float]:
         """That of one feature, in the median and in the 0.9 quantile."""
-        low, high = self._residuals[regime] or self._settle(regime)
-        return _coefficients(self._mean.theta[feature], self._spread.theta[feature], low, high)
+        p50, p90 = self._quantiles[regime] or self._settle(regime)
+        return p50[feature], p90[feature]
 
     def at(self, x: Features, regime: int = 0) -> tuple[float, float]:
-        """The median and the 0.9 quantile of y. Many features are 0 most of the time: theirs are not worked out."""
-        low, high = self._residuals[regime] or self._settle(regime)
-        p50 = p90 = 0.0
-        for value, mean, spread in zip(x, self._mean.theta, self._spread.theta, strict=True):
-            if value:
-                of_p50, of_p90 = _coefficients(mean, spread, low, high)
-                p50 += of_p50 * value
-                p90 += of_p90 * value
-        return p50, p90
+        """The median and the 0.9 quantile of y."""
+        p50, p90 = self._quantiles[regime] or self._settle(regime)
+        return sum(map(mul, p50, x)), sum(map(mul, p90, x))
 
     def learn(self, x: Features, y: float, regime: int = 0) -> bool:
         """x and y must be finite and not negative. Whether y was above the median that was expected."""
@@ -133,6 +123,7 @@ class QuantileFit:
         deviation = max(sum(map(mul, self._spread.theta, x)), SPREAD_MIN * middle)
         self._regimes[regime].add((y - middle) / deviation, covered=y <= p90 + TINY)
         self._residuals[regime] = None
+        self._quantiles = [None] * len(self._regimes)
         scale = 1.0 / max(middle, y) ** 2  # no error counts as more than 1, so no outlier as more than a usual value
         weighted = [scale * value for value in x]
         rows = self._rows
@@ -150,16 +141,20 @@ class QuantileFit:
         regimes = tuple(each.snapshot() for each in self._regimes)
         return FitSnapshot(gram, self._mean.snapshot(), self._spread.snapshot(), regimes)
 
-    def _settle(self, regime: int) -> Span:
-        known = self._residuals[regime] = self._regimes[regime].span(RESIDUAL_PRIOR, RESIDUAL_PRIOR_WEIGHT)
+    def _settle(self, regime: int) -> Quantiles:
+        residuals = self._residuals[regime]
+        if residuals is None:
+            residuals = self._regimes[regime].span(RESIDUAL_PRIOR, RESIDUAL_PRIOR_WEIGHT)
+            self._residuals[regime] = residuals
+        low, high = residuals
+        p50, p90 = [], []
+        for mean, spread in zip(self._mean.theta, self._spread.theta, strict=True):
+            least = SPREAD_MIN * mean
+            deviation = spread if spread > least else least
+            middle = mean + low * deviation
+            middle = middle if middle > 0.0 else 0.0
+            upper = mean + high * deviation
+            p50.append(middle)
+            p90.append(upper if upper > middle else middle)
+        known = self._quantiles[regime] = Quantiles(p50, p90)
         return known
-
-
-def _coefficients(mean: float, spread: float, low: float, high: float) -> tuple[float, float]:
-    """Of the median and of the 0.9 quantile, the residuals' quantiles being `low` and `high` deviations."""
-    least = SPREAD_MIN * mean
-    deviation = spread if spread > least else least
-    p50 = mean + low * deviation
-    p50 = p50 if p50 > 0.0 else 0.0
-    p90 = mean + high * deviation
-    return p50, p90 if p90 > p50 else p50
