@@ -23,6 +23,9 @@ class Backlog:
         self._done = 0.0  # tokens of the prompt at the head of the line
         self.at = 0.0
 
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._prompts
+
     @property
     def remaining_tokens(self) -> float:
         return self._tokens - self._done

@@ -45,7 +45,7 @@ class Answers:
 
     def add(self, tokens: int, allowed: int | None) -> None:
         if allowed:
-            by_tokens, by_share = self._tokens.quantile(0.5), self._shares.quantile(0.5)
+            by_tokens, by_share = self._tokens.median, self._shares.median
             if by_tokens is not None and by_share is not None:
                 self._error_tokens += SMOOTHING * (abs(min(by_tokens, float(allowed)) - tokens) - self._error_tokens)
                 self._error_shares += SMOOTHING * (abs(by_share * allowed - tokens) - self._error_shares)

@@ -65,6 +65,10 @@ class Predictor:
         self._paces.pop(endpoint_id, None)
         self._transitions.forget(endpoint_id)
 
+    def forecast(self, endpoint_id: int, met: Situation) -> Forecast:
+        """Of a request that meets this situation there."""
+        return self._pace(endpoint_id).forecast(met)
+
     def score(self, situations: Iterable[tuple[int, Situation]]) -> list[Forecast]:
         """One forecast for each (endpoint id, what the request would meet there), in order."""
         paces = self._paces

@@ -63,7 +63,7 @@ def pace_allowed_s(ticket: Ticket) -> float | None:
 
 def _ttft_s(state: State, endpoint: EndpointState, place: PlaceState, request: Request) -> float:
     met = situation(state, place, request.prompt_tokens, uncached_tokens(place, request))
-    return state.predictor.score([(endpoint.endpoint.id, met)])[0].ttft_p50_s
+    return state.predictor.forecast(endpoint.endpoint.id, met).ttft_p50_s
 
 
 def _keeps_pace(state: State, place: PlaceState) -> bool:

@@ -6,6 +6,7 @@ A number each and the time it is of, worked out only when asked for. What follow
 from __future__ import annotations
 
 import math
+from collections import deque
 
 MEMORY_S = 60.0  # an arrival counts exp(-age / this)
 RATE_MIN = 0.002  # per second: an endpoint that is declared is asked some time
@@ -46,24 +47,25 @@ class Demand:
 
 
 class Score:
-    """How much a model has been asked for lately. `arrivals` are those of the last 10 s, five at most."""
+    """How much a model has been asked for lately. `arrivals` are the last five."""
 
     __slots__ = ("_cycle", "_value", "arrivals")
 
     def __init__(self) -> None:
         self._value = 0.0
         self._cycle = 0
-        self.arrivals: list[float] = []
+        self.arrivals: deque[float] = deque(maxlen=BURST_ARRIVALS)
 
     def arrived(self, now: float) -> None:
-        recent = [at for at in self.arrivals if at > now - BURST_S]
-        self.arrivals = [*recent[1 - BURST_ARRIVALS :], now]
-        burst = BURST_BONUS if len(self.arrivals) >= BURST_ARRIVALS else 0.0
+        self.arrivals.append(now)
+        is_burst = len(self.arrivals) == BURST_ARRIVALS and self.arrivals[0] > now - BURST_S
+        burst = BURST_BONUS if is_burst else 0.0
         self._value = self.at(now) + ARRIVAL + burst
 
     def at(self, now: float) -> float:
         """The score, faded once for each cycle that has begun since it was last asked for."""
         cycle = int(now // CYCLE_S)
-        self._value *= FADE ** (cycle - self._cycle)
-        self._cycle = cycle
+        if cycle != self._cycle:
+            self._value *= FADE ** (cycle - self._cycle)
+            self._cycle = cycle
         return self._value

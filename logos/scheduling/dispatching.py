@@ -34,7 +34,7 @@ def run_at(state: State, ticket: Ticket, endpoint: EndpointState, place: PlaceSt
     remember(place.prefixes, request)
     if ticket.predicted_ttft_s is not None and ticket.arrived_at == state.now and not place.is_open:
         # It was expected to wait for its turn, and did not have to.
-        ticket.predicted_ttft_s = state.predictor.score(((ticket.endpoint_id, ticket.met),))[0].ttft_p50_s
+        ticket.predicted_ttft_s = state.predictor.forecast(ticket.endpoint_id, ticket.met).ttft_p50_s
     ticket.state = RequestState.DISPATCHED
     ticket.dispatched_at = state.now
     state.run(ticket, place)

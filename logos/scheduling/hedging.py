@@ -58,7 +58,7 @@ class Hedging:
             return
         if ticket.met is None or ticket.slo_ttft_s is None or len(request.candidates) < 2:
             return
-        [forecast] = self._state.predictor.score(((ticket.endpoint_id, ticket.met),))
+        forecast = self._state.predictor.forecast(ticket.endpoint_id, ticket.met)
         self._look_again(ticket, self._state.now + forecast.ttft_p90_s)
 
     def outrun(self, ticket: Ticket) -> None:
@@ -112,7 +112,7 @@ class Hedging:
         if place is None:
             return None
         met = situation(state, place, request.prompt_tokens, uncached_tokens(place, request))
-        [forecast] = state.predictor.score(((chosen.endpoint.id, met),))
+        forecast = state.predictor.forecast(chosen.endpoint.id, met)
         return SecondPlace(chosen, place, forecast.ttft_p50_s)
 
     def _could_begin(self, endpoint: EndpointState, ticket: Ticket) -> bool:

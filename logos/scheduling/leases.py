@@ -135,7 +135,7 @@ class Leases:
         """Seconds to the first token of an empty prompt there now, and what each prompt token adds."""
         state, endpoint_id = self._state, lease.place.endpoint_id
         met = situation(state, state.place(lease.place), 0, 0)
-        [forecast] = state.predictor.score([(endpoint_id, met)])
+        forecast = state.predictor.forecast(endpoint_id, met)
         return forecast.ttft_p50_s, state.predictor.prompt_token_s(endpoint_id)
 
     def _arm(self, lease: Lease, ttl_s: float) -> None:

@@ -5,6 +5,8 @@ Nothing is estimated here (that is the prediction room's) and nothing decided.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from logos.domain.nouns import Place
 from logos.prediction.pace import Company, Situation
 from logos.prediction.spans import AT_ONCE, Span
@@ -32,7 +34,6 @@ def situation(
     elapsed = state.now - backlog.at if remaining > 0.0 else 0.0
     engine = state.engines.get(place.place.engine_id) if place.place.engine_id is not None else None
     kv_usage = engine.kv_usage if engine is not None else 0.0
-    beside = neighbours_running(state, place.place) if engine is not None else 0
     return Situation(
         prompt_tokens,
         uncached_tokens,
@@ -43,17 +44,19 @@ def situation(
         remaining,
         elapsed,
         kv_usage,
-        beside,
+        neighbours_running(state, place.place),
         backlog.remaining_pairs,
         delay,
     )
 
 
-def neighbours(state: State, place: Place) -> list[PlaceState]:
+def neighbours(state: State, place: Place) -> Sequence[PlaceState]:
     """The places of other engines on the same GPUs."""
     engine = state.engines.get(place.engine_id) if place.engine_id is not None else None
     node = state.nodes.get(engine.node_id) if engine is not None else None
     others = node.beside(engine) if engine is not None and node is not None else ()
+    if not others:
+        return ()
     found: list[PlaceState] = []
     for other in others:
         there = state.endpoints[other.endpoint_id].places.get(Place(other.endpoint_id, other.engine_id))
@@ -143,8 +146,9 @@ def _occupancy(state: State, place: PlaceState) -> tuple[float, float]:
     """Sequence-seconds of the place so far, and busy seconds of its busiest neighbour."""
     batch_s = place.occupancy.advance(state.now, len(place.running)).batch_s
     others = neighbours(state, place.place)
-    beside = (each.occupancy.advance(state.now, len(each.running)).busy_s for each in others)
-    return batch_s, max(beside) if others else 0.0
+    if not others:
+        return batch_s, 0.0
+    return batch_s, max(each.occupancy.advance(state.now, len(each.running)).busy_s for each in others)
 
 
 def _company(state: State, ticket: Ticket) -> Company | None:

@@ -78,9 +78,10 @@ class State:
 
     def begin(self, at: float) -> None:
         """An event has come; a driver's clock that steps back is not followed."""
-        self.now = max(self.now, at) if self.started_at is not None else at
         if self.started_at is None:
-            self.started_at = at
+            self.started_at = self.now = at
+        elif at > self.now:
+            self.now = at
 
     @property
     def has_catalogue(self) -> bool:
@@ -182,7 +183,7 @@ class State:
         place.occupancy.advance(self.now, len(place.running))
         del place.running[ticket.request_id]
         endpoint.forget_promise(ticket.request_id, place)
-        if ticket.met is not None:
+        if ticket.request_id in place.backlog:
             place.backlog.left(ticket.request_id, self.now, *self.predictor.prompt_cost_s(ticket.endpoint_id))
         if not place.running:
             place.idle_since = self.now

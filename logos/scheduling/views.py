@@ -83,7 +83,7 @@ class Views:
             queued_tokens=endpoint.queued_tokens // max(open_places, 1),
             delay=self._delay(endpoint, outlook),
         )
-        [forecast] = self._state.predictor.score(((endpoint_id, met),))
+        forecast = self._state.predictor.forecast(endpoint_id, met)
         return View(
             endpoint_id,
             candidate.weight,

@@ -6,6 +6,7 @@ The only place where simulated time moves. It knows nothing of what the entries 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ class Agenda:
 
     def next_at(self) -> float:
         """When the next entry is due; infinity if there is none."""
-        return self._heap[0][0] if self._heap else float("inf")
+        return self._heap[0][0] if self._heap else math.inf
 
     def proceed(self) -> None:
         """Moves the clock to the next entry and does it. Raises IndexError if there is none."""

@@ -228,22 +228,18 @@ class EngineModel(Generic[K]):
         """Preempt if the next step would not fit, admit if there is room; None when there is nothing to do."""
         preempted = self._make_room()
         self._chunks = []
-        budget = self._continue_prefills(self.pace.prefill_chunk_tokens)
+        budget = self.pace.prefill_chunk_tokens
+        if self._prefilling:
+            budget = self._continue_prefills(budget)
         # As in vLLM, a step that had to preempt admits nobody.
-        admitted = () if preempted else self._admit(budget)
+        admitted = self._admit(budget) if self._waiting and not preempted else ()
         batch = len(self._decoding) + len(self._chunks)
         if batch == 0:
             return None
         prefill_tokens = sum([tokens for _, tokens in self._chunks])
         self._planned_steps = 1 if self._chunks or preempted else self._steps_until_change()
-        return Plan(
-            step_s=self.pace.step_s(batch, prefill_tokens, contended=self.contended),
-            steps_ahead=self._planned_steps,
-            batch=batch,
-            prefill_tokens=prefill_tokens,
-            admitted=admitted,
-            preempted=preempted,
-        )
+        step_s = self.pace.step_s(batch, prefill_tokens, contended=self.contended)
+        return Plan(step_s, self._planned_steps, batch, prefill_tokens, admitted, preempted)
 
     def advance(self, steps: int = 1, *, list_tokens: bool = True) -> Step[K]:
         """End the first `steps` of the planned steps. `list_tokens=False` spares the list of who got how many.
@@ -270,7 +266,7 @@ class EngineModel(Generic[K]):
                 if self._begin_decode(sequence):
                     finished.append(sequence.key)
         self._chunks = []
-        return Step(steps=steps, tokens=tuple(tokens), first=tuple(first), finished=tuple(finished))
+        return Step(steps, tuple(tokens), tuple(first), tuple(finished))
 
     # --- the rules ------------------------------------------------------------------------------------------
 
@@ -361,19 +357,23 @@ class EngineModel(Generic[K]):
     def _end_decodes(self) -> list[K]:
         """Take out the sequences that have made their last token by now."""
         finished: list[K] = []
-        while (sequence := self._next_to_end()) is not None and sequence.end <= self._steps:
-            heapq.heappop(self._ends)
-            del self._decoding[sequence.key]
-            finished.append(sequence.key)
-            self._release(sequence)
+        while self._ends and self._ends[0][0] <= self._steps:
+            end, _, sequence = heapq.heappop(self._ends)
+            if self._is_due(sequence, end):
+                del self._decoding[sequence.key]
+                finished.append(sequence.key)
+                self._release(sequence)
         return finished
+
+    def _is_due(self, sequence: _Sequence[K], end: int) -> bool:
+        """Whether an entry of the heap still holds: a sequence that was preempted and came back ends later."""
+        return self._decoding.get(sequence.key) is sequence and sequence.end == end
 
     def _next_to_end(self) -> _Sequence[K] | None:
         """The decoding sequence that ends first; drops stale entries (aborted, preempted) from the heap's top."""
         while self._ends:
             end, _, sequence = self._ends[0]
-            # A sequence that was preempted and came back ends later than its old entry says.
-            if self._decoding.get(sequence.key) is sequence and sequence.end == end:
+            if self._is_due(sequence, end):
                 return sequence
             heapq.heappop(self._ends)
         return None

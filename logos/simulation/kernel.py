@@ -9,6 +9,7 @@ words of the contract; whatever it says is answered as `ANSWERED_BY` has it. No 
 from __future__ import annotations
 
 import gc
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -127,11 +128,12 @@ class Simulation:
         agenda, soon, to_come = self.agenda, self._soon, iter(self._workload)
         arrival = next(to_come, None)
         while self._open or arrival is not None:
-            if arrival is not None and arrival.at <= agenda.next_at():
+            next_at = agenda.next_at()
+            if arrival is not None and arrival.at <= next_at:
                 agenda.now = max(agenda.now, arrival.at)
                 self._arrive(arrival)
                 arrival = next(to_come, None)
-            elif agenda and agenda.now < stuck_at:
+            elif next_at < math.inf and agenda.now < stuck_at:
                 agenda.proceed()
             else:
                 raise SimulationFault(f"{len(self._open)} requests never ended, {next(iter(self._open))} among them")
