@@ -29,29 +29,26 @@ class DeadlineQueue(FairQueue[Item]):
     def _begin(self) -> None:
         self._virtual = 0.0
         self._finish: dict[int, float] = {}  # by key
-        self._flow_of: dict[str, tuple[int, int]] = {}  # item -> (team, key)
         self._waiting_of: dict[int, dict[int, int]] = {}  # team -> key -> how many wait
         self._by_start: list[tuple[float, int, Entry[Item]]] = []
         self._held: list[tuple[float, int, Entry[Item]]] = []  # too far ahead of the others to go by deadline
         self._eligible: list[tuple[float, int, Entry[Item]]] = []
 
-    def _enter(self, item_id: str, entry: Entry[Item], flow: int, team: int, cost: float) -> None:
-        keys = self._waiting_of.setdefault(team, {})
+    def _enter(self, entry: Entry[Item]) -> None:
+        flow, keys = entry.flow, self._waiting_of.setdefault(entry.team, {})
         keys[flow] = keys.get(flow, 0) + 1
-        self._flow_of[item_id] = (team, flow)
         entry.start = max(self._virtual, self._finish.get(flow, 0.0))
-        self._finish[flow] = entry.start + cost * len(keys)
+        self._finish[flow] = entry.start + entry.cost * len(keys)
         heapq.heappush(self._by_start, (entry.start, entry.number, entry))
         heapq.heappush(self._held, (entry.start, entry.number, entry))
 
-    def _leave(self, item_id: str, entry: Entry[Item]) -> None:
-        team, flow = self._flow_of.pop(item_id)
-        keys = self._waiting_of[team]
-        keys[flow] -= 1
-        if not keys[flow]:
-            del keys[flow]
+    def _leave(self, entry: Entry[Item]) -> None:
+        keys = self._waiting_of[entry.team]
+        keys[entry.flow] -= 1
+        if not keys[entry.flow]:
+            del keys[entry.flow]
         if not keys:
-            del self._waiting_of[team]
+            del self._waiting_of[entry.team]
         if not self._waiting:
             self._begin()  # idle: everybody starts afresh
         elif len(self._by_start) > 2 * len(self._waiting) + SLACK:

@@ -16,6 +16,7 @@ smallest b. Claim: at most K(o) later arrivals are chosen before o.
      number(o); numbers are used once; so there are at most K(o) of them.
 
 Every operation is O(log n), amortized: removed requests stay in the two heaps until they surface or outnumber the rest.
+Who comes to an empty queue is in no heap until a second one comes: where there is room, hardly anybody ever lines up.
 """
 
 from __future__ import annotations
@@ -30,13 +31,18 @@ SLACK = 64  # dead heap entries and idle flows tolerated before they are swept
 
 
 class Entry(Generic[Item]):
-    """A waiting item. `bound` is the highest number that may go before it."""
+    """A waiting item. `bound` is the highest number that may go before it; `start` is given when it lines up."""
 
-    __slots__ = ("bound", "deadline", "is_waiting", "item", "number", "rank", "start")
+    __slots__ = ("bound", "cost", "deadline", "flow", "is_waiting", "item", "number", "rank", "start", "team")
 
-    def __init__(self, item: Item, rank: int, deadline: float, number: int, bound: int) -> None:
+    def __init__(
+        self, item: Item, rank: int, flow: int, team: int, cost: float, deadline: float, number: int, bound: int
+    ) -> None:
         self.item = item
         self.rank = rank
+        self.flow = flow
+        self.team = team
+        self.cost = cost
         self.deadline = deadline
         self.start = 0.0
         self.number = number
@@ -69,6 +75,7 @@ class FairQueue(Generic[Item]):
 
     def __init__(self) -> None:
         self._waiting: dict[str, Entry[Item]] = {}
+        self._lone: Entry[Item] | None = None  # the one that waits, if it came to an empty queue
         self._bounds: list[tuple[int, int, Entry[Item]]] = []
         self._arrivals = 0
         self._order: list[tuple[int, float, int, Entry[Item]]] = []
@@ -99,10 +106,15 @@ class FairQueue(Generic[Item]):
         assert item_id not in self._waiting, item_id
         number = self._arrivals
         self._arrivals += 1
-        entry = Entry(item, rank, deadline, number, number + overtakes)
+        entry = Entry(item, rank, flow, team, cost, deadline, number, number + overtakes)
+        if not self._waiting:
+            self._lone = entry
+        else:
+            if self._lone is not None:
+                self._line_up(self._lone)
+                self._lone = None
+            self._line_up(entry)
         self._waiting[item_id] = entry
-        self._enter(item_id, entry, flow, team, cost)
-        heapq.heappush(self._bounds, (entry.bound, number, entry))
 
     def peek(self) -> Item | None:
         """The item to go next; it stays."""
@@ -120,11 +132,13 @@ class FairQueue(Generic[Item]):
     def may_go(self, item_id: str) -> bool:
         """Whether the bounds on overtaking let this item go next."""
         entry = self._waiting.get(item_id)
-        return entry is not None and entry.number <= self._tightest().bound
+        return entry is not None and (entry is self._lone or entry.number <= self._tightest().bound)
 
     def pop(self, item_id: str) -> None:
         """`item_id`, the head or one that may go, is served: the virtual time moves on."""
-        self._served(self._waiting[item_id])
+        entry = self._waiting[item_id]
+        if entry is not self._lone:
+            self._served(entry)
         self.remove(item_id)
 
     def remove(self, item_id: str) -> None:
@@ -132,34 +146,41 @@ class FairQueue(Generic[Item]):
         entry = self._waiting.pop(item_id, None)
         if entry is None:
             return
+        if entry is self._lone:
+            self._lone = None
+            return
         entry.is_waiting = False
         if len(self._bounds) > 2 * len(self._waiting) + SLACK:
             self._bounds = [each for each in self._bounds if each[2].is_waiting]
             heapq.heapify(self._bounds)
-        self._leave(item_id, entry)
+        self._leave(entry)
+
+    def _line_up(self, entry: Entry[Item]) -> None:
+        self._enter(entry)
+        heapq.heappush(self._bounds, (entry.bound, entry.number, entry))
 
     def _head(self) -> Entry[Item] | None:
-        if not self._waiting:
-            return None
+        if self._lone is not None or not self._waiting:
+            return self._lone
         first, tightest = self._first(), self._tightest()
         return first if first.number <= tightest.bound else tightest
 
     def _tightest(self) -> Entry[Item]:
-        """The waiting item that may be overtaken least. There is one."""
+        """The item in line that may be overtaken least. There is one."""
         while not self._bounds[0][2].is_waiting:
             heapq.heappop(self._bounds)
         return self._bounds[0][2]
 
     # The order, apart from the bound.
 
-    def _enter(self, item_id: str, entry: Entry[Item], flow: int, team: int, cost: float) -> None:
+    def _enter(self, entry: Entry[Item]) -> None:
         shares = self._shares.get(entry.rank)
         if shares is None:
             shares = self._shares[entry.rank] = _Shares()
-        entry.start = shares.start(flow, cost)
+        entry.start = shares.start(entry.flow, entry.cost)
         heapq.heappush(self._order, (entry.rank, entry.start, entry.number, entry))
 
-    def _leave(self, item_id: str, entry: Entry[Item]) -> None:
+    def _leave(self, entry: Entry[Item]) -> None:
         shares = self._shares[entry.rank]
         shares.waiting -= 1
         if not shares.waiting:
