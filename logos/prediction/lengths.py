@@ -14,6 +14,7 @@ from logos.prediction.service import ObservedQuantiles
 from logos.prediction.spans import COVERAGE, Span
 
 KEYS_MAX = 512  # pairs of model and key; the least recently used go
+ONCE_MAX = 512  # such pairs that have been answered once
 SEEN_MIN = 16  # answers before a key is believed to differ from its model
 SMOOTHING = 0.05  # share of the newest error in the running average
 TOKENS_MAX = 100_000_000
@@ -80,9 +81,10 @@ class AnswerLengths:
 
     def __init__(self, snapshot: tuple[AnswersSnapshot, ...] = ()) -> None:
         self._models = {each.model_id: Answers(each) for each in snapshot if each.key_id is None}
-        self._keys: OrderedDict[tuple[int, int], Answers] = OrderedDict(
-            ((each.model_id, each.key_id), Answers(each)) for each in snapshot if each.key_id is not None
-        )
+        of_keys = [((each.model_id, each.key_id), each) for each in snapshot if each.key_id is not None]
+        # Of those with one answer: its tokens, and the share of what was allowed that they are.
+        self._once = OrderedDict((pair, (each.tokens, each.shares)) for pair, each in of_keys if each.seen == 1)
+        self._keys = OrderedDict((pair, Answers(each)) for pair, each in of_keys if each.seen != 1)
 
     def observe(self, model_id: int, key_id: int, tokens: int, allowed: int | None = None) -> None:
         """A complete answer. Ignored if it has no tokens or more than there can be."""
@@ -93,15 +95,7 @@ class AnswerLengths:
         if of_model is None:
             of_model = self._models[model_id] = Answers(_prior(model_id))
         of_model.add(tokens, allowed)
-        pair = (model_id, key_id)
-        of_key = self._keys.get(pair)
-        if of_key is None:
-            self._keys[pair] = of_key = Answers(_NOTHING)
-            if len(self._keys) > KEYS_MAX:
-                self._keys.popitem(last=False)
-        else:
-            self._keys.move_to_end(pair)
-        of_key.add(tokens, allowed)
+        self._observe_key((model_id, key_id), tokens, allowed)
 
     def span(self, model_id: int, key_id: int, allowed: int | None = None, produced: int = 0) -> Span:
         """Tokens of a whole answer that is not complete after `produced` of them."""
@@ -113,13 +107,31 @@ class AnswerLengths:
 
     def forget_model(self, model_id: int) -> None:
         self._models.pop(model_id, None)
-        for pair in [pair for pair in self._keys if pair[0] == model_id]:
-            del self._keys[pair]
+        for known in (self._keys, self._once):
+            for pair in [pair for pair in known if pair[0] == model_id]:
+                del known[pair]
 
     def snapshot(self) -> tuple[AnswersSnapshot, ...]:
         models = [answers.snapshot(model_id, None) for model_id, answers in self._models.items()]
         keys = [answers.snapshot(model_id, key_id) for (model_id, key_id), answers in self._keys.items()]
-        return (*models, *keys)
+        once = [_after_one(pair, *first) for pair, first in self._once.items()]
+        return (*models, *once, *keys)
+
+    def _observe_key(self, pair: tuple[int, int], tokens: int, allowed: int | None) -> None:
+        """A first answer only waits for a second one, so pairs that do not come back push out nobody who does."""
+        of_key = self._keys.get(pair)
+        if of_key is not None:
+            self._keys.move_to_end(pair)
+            of_key.add(tokens, allowed)
+        elif (first := self._once.pop(pair, None)) is not None:
+            of_key = self._keys[pair] = Answers(_after_one(pair, *first))
+            of_key.add(tokens, allowed)
+            if len(self._keys) > KEYS_MAX:
+                self._keys.popitem(last=False)
+        else:
+            self._once[pair] = (float(tokens),), (min(tokens / allowed, 1.0),) if allowed else ()
+            if len(self._once) > ONCE_MAX:
+                self._once.popitem(last=False)
 
 
 def _prior(model_id: int) -> AnswersSnapshot:
@@ -128,5 +140,8 @@ def _prior(model_id: int) -> AnswersSnapshot:
     return AnswersSnapshot(model_id, None, tokens, ANSWER_SHARES, error_tokens=1.0)
 
 
+def _after_one(pair: tuple[int, int], tokens: tuple[float, ...], shares: tuple[float, ...]) -> AnswersSnapshot:
+    return AnswersSnapshot(*pair, tokens, shares, seen=1)
+
+
 _UNKNOWN = Answers(_prior(0))
-_NOTHING = AnswersSnapshot(0, None, (), ())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logos.prediction.lengths import SEEN_MIN, AnswerLengths
+from logos.prediction.lengths import KEYS_MAX, ONCE_MAX, SEEN_MIN, AnswerLengths
 from logos.prediction.spans import Span
 
 MODEL, KEY, OTHER_KEY = 1, 10, 11
@@ -62,8 +62,23 @@ def test_an_answer_under_way_is_expected_to_be_longer_than_it_is() -> None:
     assert lengths.span(MODEL, KEY, produced=500) == Span(501, 501)
 
 
-def test_a_model_that_is_forgotten_starts_again() -> None:
-    lengths = told([(50, None)] * 40)
+def test_keys_that_ask_once_push_out_nobody_who_comes_back() -> None:
+    lengths = told([(50, None)] * SEEN_MIN)
+    for each in range(KEYS_MAX + ONCE_MAX):
+        lengths.observe(MODEL, 1_000 + each, 400)
+    assert lengths.span(MODEL, KEY) == Span(50, 50)
+    assert len(lengths.snapshot()) == 1 + 1 + ONCE_MAX
+
+
+def test_a_first_answer_counts_once_there_is_a_second() -> None:
+    lengths = told([(50, 100), (60, 100), (70, None)])
+    [of_key] = [each for each in lengths.snapshot() if each.key_id == KEY]
+    assert (of_key.tokens, of_key.shares, of_key.seen) == ((50, 60, 70), (0.5, 0.6), 3)
+
+
+@pytest.mark.parametrize("answers", [1, 40])
+def test_a_model_that_is_forgotten_starts_again(answers: int) -> None:
+    lengths = told([(50, None)] * answers)
     lengths.forget_model(MODEL)
     assert lengths.snapshot() == ()
 
