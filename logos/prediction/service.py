@@ -5,11 +5,11 @@ What is unknown is None: the caller brings its own prior. Which endpoint should 
 
 from __future__ import annotations
 
-import bisect
 import enum
 import math
-from collections import deque
-from collections.abc import Iterable
+from array import array
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 WINDOW = 128  # observations kept per endpoint: a median over them moves within about 64 requests
@@ -26,40 +26,53 @@ class Transition(enum.StrEnum):
 
 
 class ObservedQuantiles:
-    """The last `WINDOW` values of something, kept sorted: O(log n) to find a place, n is small."""
+    """The last `window` values of something, kept sorted: O(log n) to find a place, n is small.
 
-    __slots__ = ("_recent", "_sorted")
+    In arrays, because there are many of these: where memory is slow, a search through objects scattered in it takes
+    longer than one through numbers. `ordered` is for others to read only.
+    """
 
-    def __init__(self, values: Iterable[float] = ()) -> None:
-        self._recent: deque[float] = deque(values, maxlen=WINDOW)
-        self._sorted: list[float] = sorted(self._recent)
+    __slots__ = ("_oldest", "_recent", "_window", "ordered")
+
+    def __init__(self, values: Sequence[float] = (), window: int = WINDOW) -> None:
+        self._window = window
+        self._recent = array("d", values[-window:])  # a ring, once it is full
+        self._oldest = 0
+        self.ordered = array("d", sorted(self._recent))
+
+    def __len__(self) -> int:
+        return len(self.ordered)
 
     def add(self, value: float) -> None:
-        if len(self._recent) == WINDOW:
-            del self._sorted[bisect.bisect_left(self._sorted, self._recent[0])]
-        self._recent.append(value)
-        bisect.insort(self._sorted, value)
+        if len(self._recent) < self._window:
+            self._recent.append(value)
+        else:
+            oldest = self._oldest
+            del self.ordered[bisect_left(self.ordered, self._recent[oldest])]
+            self._recent[oldest] = value
+            self._oldest = (oldest + 1) % self._window
+        insort(self.ordered, value)
 
     def quantile(self, share: float, *, above: float = -math.inf) -> float | None:
         """The smallest observed value that at least `share` (0 to 1) of the observations do not exceed; of those
         `above` a value only, if one is given. None: there are none."""
-        first = bisect.bisect_right(self._sorted, above) if above != -math.inf else 0
-        count = len(self._sorted) - first
+        first = bisect_right(self.ordered, above) if above != -math.inf else 0
+        count = len(self.ordered) - first
         if not count:
             return None
         rank = -int(-share * count // 1)  # rounded up
-        return self._sorted[first + min(max(rank, 1), count) - 1]
+        return self.ordered[first + min(max(rank, 1), count) - 1]
 
     @property
     def median(self) -> float | None:
         """The lower one; `quantile(0.5)` in fewer steps. None: there are no observations."""
-        ordered = self._sorted
+        ordered = self.ordered
         return ordered[(len(ordered) - 1) // 2] if ordered else None
 
     @property
     def values(self) -> tuple[float, ...]:
         """Oldest first; what `ObservedQuantiles(values)` is rebuilt from."""
-        return tuple(self._recent)
+        return (*self._recent[self._oldest :], *self._recent[: self._oldest])
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,7 @@ What is estimated (a first token, an answer, a wake-up) is the business of the o
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -62,37 +60,34 @@ class Calibration:
     inference, Gibbs and Candes 2021).
     """
 
-    __slots__ = ("_level", "_recent", "_sorted")
+    __slots__ = ("_level", "_residuals")
 
     def __init__(self, snapshot: CalibrationSnapshot, window: int) -> None:
-        self._recent: deque[float] = deque(snapshot.residuals, maxlen=window)
-        self._sorted = sorted(self._recent)
+        self._residuals = ObservedQuantiles(snapshot.residuals, window)
         self._level = snapshot.level
 
     def __len__(self) -> int:
-        return len(self._recent)
+        return len(self._residuals)
 
     def add(self, residual: float, *, covered: bool) -> None:
         """`covered`: the prediction that was made for it was not exceeded."""
-        if len(self._recent) == self._recent.maxlen:
-            del self._sorted[bisect.bisect_left(self._sorted, self._recent[0])]
-        self._recent.append(residual)
-        bisect.insort(self._sorted, residual)
+        self._residuals.add(residual)
         level = self._level + LEVEL_STEP * (COVERAGE - covered)
         self._level = min(max(level, LEVEL_MIN), LEVEL_MAX)
 
     def span(self, prior: Span, weight: int) -> Span:
         """Of the residuals; while there are few, as if `weight` more had been seen as `prior` says, fading out."""
-        seen = len(self._sorted)
+        ordered = self._residuals.ordered
+        seen = len(ordered)
         if not seen:
             return prior
         share = seen / (seen + max(weight - seen / PRIOR_FADES, 0.0))
-        p50 = self._sorted[(seen - 1) // 2] if seen % 2 else (self._sorted[seen // 2 - 1] + self._sorted[seen // 2]) / 2
-        p90 = self._sorted[min(math.ceil(self._level * (seen + 1)), seen) - 1]
+        p50 = ordered[(seen - 1) // 2] if seen % 2 else (ordered[seen // 2 - 1] + ordered[seen // 2]) / 2
+        p90 = ordered[min(math.ceil(self._level * (seen + 1)), seen) - 1]
         return Span(prior.p50 + share * (p50 - prior.p50), prior.p90 + share * (p90 - prior.p90))
 
     def snapshot(self) -> CalibrationSnapshot:
-        return CalibrationSnapshot(tuple(self._recent), self._level)
+        return CalibrationSnapshot(self._residuals.values, self._level)
 
 
 def span_of(values: ObservedQuantiles) -> Span | None:
