@@ -37,7 +37,8 @@ class Endpoints:
 
     def forget_if_over(self, endpoint: EndpointState) -> None:
         """A removed endpoint is forgotten once nothing of it is left."""
-        self.drop_idle_places(endpoint)
+        if endpoint.closed:
+            self.drop_idle_places(endpoint)
         if endpoint.is_removed and not (endpoint.queue or endpoint.engines or endpoint.places):
             self._state.timers.cancel(endpoint.recheck)
             self._state.timers.cancel(endpoint.loading.timer)

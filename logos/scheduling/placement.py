@@ -74,20 +74,20 @@ class Placement:
 
     def attend(self, endpoint: EndpointState) -> None:
         """Does whatever can be done at an endpoint now: dispatch, ask leases back, bring engines, place elsewhere."""
-        self._state.touched.pop(endpoint.endpoint.id, None)
-        if endpoint.engines or endpoint.endpoint.id in self._state.claims:
+        state, endpoint_id = self._state, endpoint.endpoint.id
+        state.touched.pop(endpoint_id, None)
+        if endpoint.engines or endpoint_id in state.claims:
             self._capacity.attend(endpoint)
-        is_upset = endpoint.endpoint.id in self._state.upset
-        if is_upset or (endpoint.is_removed and self._state.has_catalogue):
-            self._state.upset.pop(endpoint.endpoint.id, None)
+        if endpoint_id in state.upset or (endpoint.is_removed and state.has_catalogue):
+            state.upset.pop(endpoint_id, None)
             self._leases.recall(endpoint.places.values())
             self._choose_again(endpoint)
-        if endpoint.is_removed or self._state.is_reconvening:
+        if endpoint.is_removed or state.is_reconvening:
             return
         if endpoint.queue:
             self._serve(endpoint)
-        if endpoint.queue:
-            self._leases.recall(endpoint.places.values())
+            if endpoint.queue:
+                self._leases.recall(endpoint.places.values())
         if self._capacity.provide(endpoint) is not None:
             self._choose_again(endpoint)
         if endpoint.is_pooled:

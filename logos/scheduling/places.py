@@ -259,8 +259,9 @@ class EndpointState:
 
     def join(self, ticket: Ticket, *, overtakes: int) -> None:
         assert ticket.request is not None
-        self.pressure += ticket.weight
-        self.came += ticket.weight * ticket.arrived_at
+        weight = ticket.weight
+        self.pressure += weight
+        self.came += weight * ticket.arrived_at
         self.queued_tokens += ticket.request.prompt_tokens
         self.queue.push(
             ticket.request_id,
@@ -284,6 +285,10 @@ class EndpointState:
         self._relieve(ticket)
 
     def _relieve(self, ticket: Ticket) -> None:
-        self.pressure = self.pressure - ticket.weight if self.queue else 0.0
-        self.came = self.came - ticket.weight * ticket.arrived_at if self.queue else 0.0
         self.queued_tokens -= ticket.uncached_tokens
+        if not self.queue:
+            self.pressure = self.came = 0.0
+            return
+        weight = ticket.weight
+        self.pressure -= weight
+        self.came -= weight * ticket.arrived_at
