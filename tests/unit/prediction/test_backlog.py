@@ -13,8 +13,10 @@ def test_an_engine_without_prompts_has_nothing_left() -> None:
     assert backlog.remaining_tokens == 0
     backlog.dispatched("a", 500, 10.0)
     assert (backlog.remaining_tokens, backlog.at) == (500, 10.0)
+    assert "a" in backlog
     backlog.left("a", 10.5, TOKEN_S)
     assert backlog.remaining_tokens == 0
+    assert "a" not in backlog
 
 
 def test_time_that_nothing_was_computed_in_does_not_count() -> None:

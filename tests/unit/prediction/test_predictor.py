@@ -65,7 +65,7 @@ def predictor_after(history: list[tuple[Situation, float]]) -> Predictor:
 
 
 def forecast(predictor: Predictor, met: Situation, endpoint_id: int = 1) -> Forecast:
-    return predictor.score([(endpoint_id, met)])[0]
+    return predictor.forecast(endpoint_id, met)
 
 
 def assert_sensible(seen: Forecast) -> None:

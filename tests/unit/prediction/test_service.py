@@ -12,6 +12,7 @@ def test_nothing_observed_is_nothing_known() -> None:
     times = ServiceTimes()
     assert times.service_p50_s(1) is None
     assert times.output_p50_tokens(1) is None
+    assert ObservedQuantiles().median is None
     assert times.transition_s(1, Transition.LOAD) is None
 
 
@@ -21,7 +22,8 @@ def test_the_median_is_that_of_the_last_observations(values: list[float]) -> Non
     for value in values:
         observed.add(value)
     recent = values[-WINDOW:]
-    assert observed.quantile(0.5) == statistics.median_low(recent)
+    assert observed.quantile(0.5) == observed.median == statistics.median_low(recent)
+    assert observed.values == ObservedQuantiles(values).values == tuple(recent)
     assert (observed.quantile(0.0), observed.quantile(1.0)) == (min(recent), max(recent))
 
 

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from logos.scheduling.deadline_queue import DeadlineQueue
 from logos.scheduling.queue import SLACK, FairQueue
 
 
@@ -61,6 +63,30 @@ def test_peeking_changes_nothing() -> None:
     assert len(queue) == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "order"), [(FairQueue, ["alone", "urgent", "late"]), (DeadlineQueue, ["urgent", "alone", "late"])]
+)
+def test_who_waits_alone_lines_up_with_whoever_comes(kind: type[FairQueue[Job]], order: list[str]) -> None:
+    queue = kind()
+    for name, flow, deadline in (("alone", 1, 9.0), ("urgent", 2, 1.0), ("late", 3, 10.0)):
+        queue.push(name, Job(name), rank=0, flow=flow, cost=1, overtakes=1, deadline=deadline)
+        assert queue.oldest() == Job("alone")
+        assert queue.may_go("alone")
+    assert not queue.may_go("late")  # it would be the second to overtake
+    assert drained(queue) == order
+
+
+@pytest.mark.parametrize("kind", [FairQueue, DeadlineQueue])
+def test_who_waits_alone_leaves_nothing_behind(kind: type[FairQueue[Job]]) -> None:
+    queue = kind()
+    for leave in (queue.pop, queue.remove):
+        queue.push("a", Job("a"), rank=0, flow=1, cost=1, overtakes=0)
+        assert queue.peek() == Job("a")
+        leave("a")
+        assert queue.peek() is queue.oldest() is None
+        assert not queue.may_go("a")
+
+
 def test_what_was_removed_is_never_the_head() -> None:
     queue = pushed(("a", 0, 1, 1, 0), ("b", 0, 1, 1, 9))
     queue.remove("a")
@@ -86,17 +112,21 @@ STEPS = st.lists(st.one_of(JOBS, JOBS, JOBS, st.just("pop"), st.just("pop"), st.
 QUICK_TO_FAIL = settings(max_examples=200, phases=[each for each in Phase if each is not Phase.explain])
 
 
+@pytest.mark.parametrize("kind", [FairQueue, DeadlineQueue])
 @QUICK_TO_FAIL
 @given(STEPS, st.randoms(use_true_random=False))
-def test_nobody_is_overtaken_by_more_than_the_bound(steps: list[object], chance: object) -> None:
-    queue: FairQueue[Job] = FairQueue()
+def test_nobody_is_overtaken_by_more_than_the_bound(
+    kind: type[FairQueue[Job]], steps: list[object], chance: object
+) -> None:
+    queue = kind()
     waiting: dict[str, tuple[int, int]] = {}  # name -> (arrival, K)
     overtaken: dict[str, int] = {}
     for arrival, step in enumerate(steps):
         if isinstance(step, tuple):
             rank, flow, cost, overtakes = step
             name = f"j{arrival}"
-            queue.push(name, Job(name, overtakes), rank=rank, flow=flow, cost=cost, overtakes=overtakes)
+            deadline = float(cost)
+            queue.push(name, Job(name), rank=rank, flow=flow, cost=cost, overtakes=overtakes, deadline=deadline)
             waiting[name] = (arrival, overtakes)
             overtaken[name] = 0
         elif waiting and step == "remove":
