@@ -16,6 +16,7 @@ from logos.prediction import priors
 from logos.prediction.backlog import attention_pairs
 from logos.prediction.fit import Features, FitSnapshot, QuantileFit
 from logos.prediction.priors import Size
+from logos.prediction.slowdown import Slowdown
 from logos.prediction.spans import AT_ONCE, LONGEST_S, Span, is_sensible
 
 KV_FULL = 0.9  # from here on somebody may have to leave before the next is admitted
@@ -28,8 +29,6 @@ PAIRS_MAX = 1e15
 # that the prefix cache should hold, and sometimes does not; seconds until the batch has a place; seconds until
 # somebody leaves, where the KV cache is nearly full. All of them times the slowdown while a neighbour is busy.
 STEP, BATCH, WORK, PAIRS = 0, 2, 3, 4
-SLOWDOWN_STEP = 0.01  # towards the median: what one observation moves it
-SLOWDOWN_MAX = 4.0
 TREND_SMOOTHING = 0.1
 DRIFT_STEP = 0.03  # what one observation moves the logarithm at most
 DRIFT_KEPT = 0.99  # the line learns the rest
@@ -93,6 +92,7 @@ class PaceSnapshot:
     stay_s: float
     stays: int
     slowdown: float
+    usual_company: float
     drift: float
     trend: float
 
@@ -114,7 +114,7 @@ class Pace:
         self._next = QuantileFit(follows, (1.0, 8.0), 1, known.next if known else None)
         self._stay_s = known.stay_s if known else follows[0] * priors.ANSWER_TOKENS_MAX / 2
         self._stays = known.stays if known else 0
-        self._slowdown = known.slowdown if known else priors.SLOWDOWN
+        self._slowdown = Slowdown(known.slowdown, known.usual_company) if known else Slowdown()
         # How much slower everything is than the line says, as a logarithm, and whether it has been, lately (-1 to 1).
         self._drift = known.drift if known else 0.0
         self._trend = known.trend if known else 0.0
@@ -142,7 +142,7 @@ class Pace:
     def tpot(self, running: int, neighbours: int = 0) -> Span:
         """Seconds from token to token of one of `running` in the batch, beside busy engines or not."""
         p50, p90 = self._next.at((1.0, running))
-        slow = self._slowdown if neighbours else 1.0
+        slow = self._slowdown.factor if neighbours else 1.0
         return Span(slow * p50, slow * p90)
 
     def learn_first(self, situation: Situation, ttft_s: float) -> None:
@@ -153,10 +153,11 @@ class Pace:
         if situation.prefill_elapsed_s:
             ttft_s += self._done_s(situation, x, regime)[0]
         y = ttft_s / self._factor
-        is_above = self._first.learn(x, y, regime) if self._is_worth_learning else y > self._first.at(x, regime)[0]
-        side = 1.0 if is_above else -1.0
-        if situation.neighbours:
-            self._slowdown = min(max(self._slowdown + side * SLOWDOWN_STEP, 1.0), SLOWDOWN_MAX)
+        expected = self._first.at(x, regime)[0]
+        if self._is_worth_learning:
+            self._first.learn(x, y, regime)
+        self._slowdown.learn(1.0 if situation.neighbours else 0.0, y, expected)
+        side = 1.0 if y > expected else -1.0
         self._trend += TREND_SMOOTHING * (side - self._trend)
         # Cubed, what is as often early as late moves nothing.
         drift = DRIFT_KEPT * self._drift + DRIFT_STEP * self._trend**3
@@ -172,8 +173,11 @@ class Pace:
         if 1 < tokens <= COUNT_MAX and 0.0 <= company.batch <= COUNT_MAX and 0.0 <= company.beside <= 1.0:
             if not self._is_worth_learning:
                 return
-            slow = 1.0 + company.beside * (self._slowdown - 1.0)
-            self._next.learn((slow, slow * max(company.batch, 1.0)), (total_s - first_s) / (tokens - 1))
+            slow = self._slowdown.beside(company.beside)
+            x, y = (slow, slow * max(company.batch, 1.0)), (total_s - first_s) / (tokens - 1)
+            expected = self._next.at(x)[0]
+            self._next.learn(x, y)
+            self._slowdown.learn(company.beside, y, expected)
 
     def snapshot(self, endpoint_id: int) -> PaceSnapshot:
         size = self.size
@@ -186,7 +190,8 @@ class Pace:
             rest,
             self._stay_s,
             self._stays,
-            self._slowdown,
+            self._slowdown.factor,
+            self._slowdown.usual,
             self._drift,
             self._trend,
         )
@@ -220,7 +225,7 @@ class Pace:
             leaving_s = (waiting + 1) * self._stay_s / max(running, 1)
         x: Features = (1.0, is_busy, running, uncached + prefill, pairs, cached, leaving_s, full_s)
         if neighbours:
-            slow = self._slowdown
+            slow = self._slowdown.factor
             x = tuple([slow * each for each in x])
         return x, regime
 

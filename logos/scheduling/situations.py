@@ -143,21 +143,21 @@ def _ran_alone(state: State, gateway_id: str, place: PlaceState, since: float) -
 
 
 def _occupancy(state: State, place: PlaceState) -> tuple[float, float]:
-    """Sequence-seconds of the place so far, and busy seconds of its busiest neighbour."""
+    """Sequence-seconds of the place so far, and busy seconds of all others on the same GPUs, added up: of two readings
+    only the sum can be compared, whichever of them was busy in between."""
     batch_s = place.occupancy.advance(state.now, len(place.running)).batch_s
     others = neighbours(state, place.place)
-    if not others:
-        return batch_s, 0.0
-    return batch_s, max(each.occupancy.advance(state.now, len(each.running)).busy_s for each in others)
+    return batch_s, sum(each.occupancy.advance(state.now, len(each.running)).busy_s for each in others)
 
 
 def _company(state: State, ticket: Ticket) -> Company | None:
+    """None: nobody knows. An engine that has ended has taken its count along."""
     if ticket.company_from is None or ticket.place is None:
         return None
     since, batch_from, beside_from = ticket.company_from
     passed = state.now - since
-    if passed <= 0.0:
-        return None
     place = state.endpoints[ticket.endpoint_id].places[ticket.place]
     batch_s, beside_s = _occupancy(state, place)
-    return Company((batch_s - batch_from) / passed, min(max((beside_s - beside_from) / passed, 0.0), 1.0))
+    if passed <= 0.0 or beside_s < beside_from:
+        return None
+    return Company((batch_s - batch_from) / passed, min((beside_s - beside_from) / passed, 1.0))
