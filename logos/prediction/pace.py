@@ -16,7 +16,7 @@ from logos.prediction import priors
 from logos.prediction.backlog import attention_pairs
 from logos.prediction.fit import Features, FitSnapshot, QuantileFit
 from logos.prediction.priors import Size
-from logos.prediction.slowdown import Slowdown
+from logos.prediction.slowdown import Slowdown, SlowdownSnapshot
 from logos.prediction.spans import AT_ONCE, LONGEST_S, Span, is_sensible
 
 KV_FULL = 0.9  # from here on somebody may have to leave before the next is admitted
@@ -29,6 +29,7 @@ PAIRS_MAX = 1e15
 # that the prefix cache should hold, and sometimes does not; seconds until the batch has a place; seconds until
 # somebody leaves, where the KV cache is nearly full. All of them times the slowdown while a neighbour is busy.
 STEP, BATCH, WORK, PAIRS = 0, 2, 3, 4
+FIRST_SLOWDOWN_STEP, NEXT_SLOWDOWN_STEP = 0.3, 1.0  # first tokens scatter more
 TREND_SMOOTHING = 0.1
 DRIFT_STEP = 0.03  # what one observation moves the logarithm at most
 DRIFT_KEPT = 0.99  # the line learns the rest
@@ -91,8 +92,8 @@ class PaceSnapshot:
     next: FitSnapshot
     stay_s: float
     stays: int
-    slowdown: float
-    usual_company: float
+    first_slowdown: SlowdownSnapshot
+    next_slowdown: SlowdownSnapshot
     drift: float
     trend: float
 
@@ -100,7 +101,18 @@ class PaceSnapshot:
 class Pace:
     """What one endpoint has shown of its pace."""
 
-    __slots__ = ("_drift", "_factor", "_first", "_next", "_slowdown", "_stay_s", "_stays", "_trend", "size")
+    __slots__ = (
+        "_drift",
+        "_factor",
+        "_first",
+        "_first_slowdown",
+        "_next",
+        "_next_slowdown",
+        "_stay_s",
+        "_stays",
+        "_trend",
+        "size",
+    )
 
     def __init__(self, size: Size, snapshot: PaceSnapshot | None = None) -> None:
         self.size = size
@@ -114,7 +126,9 @@ class Pace:
         self._next = QuantileFit(follows, (1.0, 8.0), 1, known.next if known else None)
         self._stay_s = known.stay_s if known else follows[0] * priors.ANSWER_TOKENS_MAX / 2
         self._stays = known.stays if known else 0
-        self._slowdown = Slowdown(known.slowdown, known.usual_company) if known else Slowdown()
+        # Prompts are bound by computing and tokens by memory: a neighbour need not slow them alike.
+        self._first_slowdown = Slowdown(FIRST_SLOWDOWN_STEP, known.first_slowdown if known else None)
+        self._next_slowdown = Slowdown(NEXT_SLOWDOWN_STEP, known.next_slowdown if known else None)
         # How much slower everything is than the line says, as a logarithm, and whether it has been, lately (-1 to 1).
         self._drift = known.drift if known else 0.0
         self._trend = known.trend if known else 0.0
@@ -142,7 +156,7 @@ class Pace:
     def tpot(self, running: int, neighbours: int = 0) -> Span:
         """Seconds from token to token of one of `running` in the batch, beside busy engines or not."""
         p50, p90 = self._next.at((1.0, running))
-        slow = self._slowdown.factor if neighbours else 1.0
+        slow = self._next_slowdown.factor if neighbours else 1.0
         return Span(slow * p50, slow * p90)
 
     def learn_first(self, situation: Situation, ttft_s: float) -> None:
@@ -156,7 +170,7 @@ class Pace:
         expected = self._first.at(x, regime)[0]
         if self._is_worth_learning:
             self._first.learn(x, y, regime)
-        self._slowdown.learn(1.0 if situation.neighbours else 0.0, y, expected)
+        self._first_slowdown.learn(1.0 if situation.neighbours else 0.0, y, expected)
         side = 1.0 if y > expected else -1.0
         self._trend += TREND_SMOOTHING * (side - self._trend)
         # Cubed, what is as often early as late moves nothing.
@@ -173,11 +187,11 @@ class Pace:
         if 1 < tokens <= COUNT_MAX and 0.0 <= company.batch <= COUNT_MAX and 0.0 <= company.beside <= 1.0:
             if not self._is_worth_learning:
                 return
-            slow = self._slowdown.beside(company.beside)
+            slow = self._next_slowdown.beside(company.beside)
             x, y = (slow, slow * max(company.batch, 1.0)), (total_s - first_s) / (tokens - 1)
             expected = self._next.at(x)[0]
             self._next.learn(x, y)
-            self._slowdown.learn(company.beside, y, expected)
+            self._next_slowdown.learn(company.beside, y, expected)
 
     def snapshot(self, endpoint_id: int) -> PaceSnapshot:
         size = self.size
@@ -190,8 +204,8 @@ class Pace:
             rest,
             self._stay_s,
             self._stays,
-            self._slowdown.factor,
-            self._slowdown.usual,
+            self._first_slowdown.snapshot(),
+            self._next_slowdown.snapshot(),
             self._drift,
             self._trend,
         )
@@ -201,7 +215,7 @@ class Pace:
     @property
     def _is_worth_learning(self) -> bool:
         """After so many answers a sample of what comes will do, as long as it is about as often early as late. The
-        slowdown and the drift follow every first token."""
+        drift, and how much neighbours slow first tokens, follow every one."""
         return self._stays < LEARN_ALL or self._stays % LEARN_ONE_IN == 0 or abs(self._trend) > TREND_MAX
 
     def _features(self, situation: Situation) -> tuple[Features, int]:
@@ -225,7 +239,7 @@ class Pace:
             leaving_s = (waiting + 1) * self._stay_s / max(running, 1)
         x: Features = (1.0, is_busy, running, uncached + prefill, pairs, cached, leaving_s, full_s)
         if neighbours:
-            slow = self._slowdown.factor
+            slow = self._first_slowdown.factor
             x = tuple([slow * each for each in x])
         return x, regime
 

@@ -8,23 +8,33 @@ common is the line's (`fit`), which is learned beside it.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from logos.prediction import priors
 
-STEP = 1.0  # what an error of one, as a logarithm, moves the factor where the company was entirely unusual
 ERROR_MAX = 0.5
 FACTOR_MAX = 4.0
 USUAL_SMOOTHING = 0.02  # share of the newest in the running average of what company is usual
 
 
+@dataclass(frozen=True, slots=True)
+class SlowdownSnapshot:
+    """`Slowdown`, written down."""
+
+    factor: float
+    usual: float
+
+
 class Slowdown:
-    """`factor`: a step takes so many times as long beside a busy engine (at least 1)."""
+    """`factor`: beside a busy engine, something takes so many times as long (at least 1)."""
 
-    __slots__ = ("factor", "usual")
+    __slots__ = ("_step", "factor", "usual")
 
-    def __init__(self, factor: float = priors.SLOWDOWN, usual: float = 0.0) -> None:
-        self.factor = factor
-        self.usual = usual  # the share of their time (0 to 1) that requests had company, of late
+    def __init__(self, step: float, snapshot: SlowdownSnapshot | None = None) -> None:
+        """`step`: what an error of one, as a logarithm, moves the factor where the company was entirely unusual."""
+        self._step = step
+        self.factor = snapshot.factor if snapshot else priors.SLOWDOWN
+        self.usual = snapshot.usual if snapshot else 0.0  # the share of the time (0 to 1) with company, of late
 
     def beside(self, share: float) -> float:
         """How much longer something takes that has company for this share of its time."""
@@ -36,4 +46,7 @@ class Slowdown:
         self.usual += USUAL_SMOOTHING * contrast
         if seen_s > 0.0 and expected_s > 0.0:
             error = min(max(math.log(seen_s / expected_s), -ERROR_MAX), ERROR_MAX)
-            self.factor = min(max(self.factor + STEP * error * contrast, 1.0), FACTOR_MAX)
+            self.factor = min(max(self.factor + self._step * error * contrast, 1.0), FACTOR_MAX)
+
+    def snapshot(self) -> SlowdownSnapshot:
+        return SlowdownSnapshot(self.factor, self.usual)

@@ -56,7 +56,7 @@ class Delays:
                 total = total.then(self._transition(victim, Transition.SLEEP))
         kind = Transition.LOAD if claim.sleeper is None else Transition.WAKE
         total = total.then(self._state.predictor.transition(claim.endpoint_id, claim.node.node.id, kind))
-        drain_s = max((self._drains.drain_s(each) for each in claim.victims), default=0.0)
+        drain_s = self._drains.drain_s(claim.victims)
         return total.then(Span(drain_s, drain_s * UNKNOWN_UPPER))
 
     def _turn(self, endpoint: EndpointState) -> Span:

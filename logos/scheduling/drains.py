@@ -1,53 +1,106 @@
-"""How long what runs will run, and what waits would: until an engine has drained, in seconds.
+"""How long what runs will run, and what waits would: until engines have drained, in seconds.
 
 Estimates from the predictor's quantiles of answer lengths and pace, for the rules of swapping. Nothing is decided here.
+
+An engine takes a step for each token of its longest answer, and each sequence in its batch makes the step a little
+longer, so with `longest` and `total` tokens to come a batch takes
+
+    step * longest + sequence * total + what its prompts take
+
+if it has its GPUs to itself. Of engines on the same GPUs each is slower while another is busy, so what one of them
+has to do keeps the others, too, until it has drained. Nobody knows how long answers will be: the mean is taken of two
+cases, that all are as long as their median and that all are as long as their 0.9 quantile.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from logos.domain.nouns import Place
-from logos.prediction.spans import Span
+from logos.prediction.spans import AT_ONCE, Span
 from logos.scheduling.nodes import Engine
 from logos.scheduling.places import PlaceState
-from logos.scheduling.situations import neighbours_running
+from logos.scheduling.situations import neighbours, neighbours_running
 from logos.scheduling.state import State
 from logos.scheduling.tickets import Ticket
 
-RUNNING_UPPER = 1.0  # from the median (0) to the 0.9 quantile (1) of what a running request still needs
 JUDGED_FOR_S = 0.3  # how long what was worked out for a running request stands
-WAITING_UPPER = 0.4  # and of what a waiting one will
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """What one request brings to an engine: tokens to come, and seconds for its prompt."""
+
+    tokens: Span
+    prompt_s: float = 0.0
+
+    def seconds(self, token_s: float) -> float:
+        """At the median, with so many seconds from token to token."""
+        return self.prompt_s + self.tokens.p50 * token_s
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one engine has to do until it has drained. `slowdown` is by a busy neighbour."""
+
+    step_s: float
+    sequence_s: float
+    slowdown: float
+    is_beside: bool  # a busy engine on the same GPUs that is not asked to drain
+    longest: Span = AT_ONCE
+    total: Span = AT_ONCE
+    prompts_s: float = 0.0
+
+    def add(self, stay: Stay) -> None:
+        """One more joins it now."""
+        low, high = stay.tokens
+        self.longest = Span(max(self.longest.p50, low), max(self.longest.p90, high))
+        self.total = Span(self.total.p50 + low, self.total.p90 + high)
+        self.prompts_s += stay.prompt_s
+
+    @property
+    def alone_s(self) -> float:
+        """With its GPUs to itself."""
+        return self.step_s * _middle(self.longest) + self.sequence_s * _middle(self.total) + self.prompts_s
+
+
+class Drain:
+    """Engines of one node that drain at the same time, and what may still join them."""
+
+    def __init__(self, batches: dict[str, Batch], neighbourhoods: Sequence[Sequence[str]]) -> None:
+        """Batches by engine id, and the ids of those that share GPUs."""
+        self._batches = batches
+        self._neighbourhoods = [[batches[each] for each in ids] for ids in neighbourhoods]
+
+    def add(self, engine_id: str, stay: Stay) -> None:
+        self._batches[engine_id].add(stay)
+
+    @property
+    def seconds(self) -> float:
+        """Until the last of them has drained."""
+        return max(map(_together_s, self._neighbourhoods), default=0.0)
 
 
 class Drains:
-    """Reads the books and the predictor; keeps what it worked out in `Ticket.ends_at`."""
+    """Reads the books and the predictor; keeps what it worked out in `Ticket.left`."""
 
     def __init__(self, state: State) -> None:
         self._state = state
 
-    def drain_s(self, engine: Engine) -> float:
-        """Until the last of what runs on it should be through. 0: nothing runs."""
-        place = self._place(engine)
-        if place is None or not place.running:
-            return 0.0
-        now, token_s = self._state.now, self.token_s(engine)
-        latest = now
-        for ticket in place.running.values():
-            if now >= ticket.judged_at + JUDGED_FOR_S:
-                ticket.judged_at, ticket.ends_at = now, now + self._remaining_s(ticket, token_s)
-            latest = max(latest, ticket.ends_at)
-        return latest - now
+    def drain_s(self, engines: Sequence[Engine]) -> float:
+        """Until the last of what runs on these engines of one node should be through. 0: nothing runs."""
+        return self.drain(engines).seconds
 
-    def is_busy(self, engine: Engine) -> bool:
-        place = self._place(engine)
-        return place is not None and bool(place.running)
+    def drain(self, engines: Sequence[Engine]) -> Drain:
+        """Of these engines of one node, as things are."""
+        batches = {each.engine_id: self._batch(each, engines) for each in engines}
+        return Drain(batches, _neighbourhoods(engines))
 
-    def stay_s(self, ticket: Ticket, engine: Engine, token_s: float) -> float:
-        """What a waiting request would take there from its dispatch to its end, with `token_s` from token to token."""
-        request = ticket.request
-        assert request is not None
+    def stay(self, ticket: Ticket, engine: Engine) -> Stay:
+        """What a waiting request would bring."""
         prompt_s = ticket.uncached_tokens * self._state.predictor.prompt_token_s(engine.endpoint_id)
-        tokens = self._tokens(ticket, engine.endpoint_id, 0)
-        return prompt_s + between(tokens, WAITING_UPPER) * token_s
+        return Stay(self._tokens(ticket, engine.endpoint_id, 0), prompt_s)
 
     def token_s(self, engine: Engine, more: int = 0) -> float:
         """Seconds from token to token on it, with so many more in its batch."""
@@ -58,12 +111,33 @@ class Drains:
 
     # Inside.
 
-    def _remaining_s(self, ticket: Ticket, token_s: float) -> float:
-        produced = 0
-        if ticket.first_token_at is not None and token_s > 0.0:
-            produced = int((self._state.now - ticket.first_token_at) / token_s)
-        tokens = self._tokens(ticket, ticket.endpoint_id, produced)
-        return max(between(tokens, RUNNING_UPPER) - produced, 1.0) * token_s
+    def _batch(self, engine: Engine, draining: Sequence[Engine]) -> Batch:
+        tpot, endpoint_id = self._state.predictor.tpot, engine.endpoint_id
+        one, two, beside = tpot(endpoint_id, 1).p50, tpot(endpoint_id, 2).p50, tpot(endpoint_id, 1, 1).p50
+        slowdown = beside / one if one > 0.0 else 1.0
+        batch = Batch(max(2.0 * one - two, 0.0), two - one, slowdown, self._is_beside_others(engine, draining))
+        place = self._place(engine)
+        if place is not None and place.running:
+            token_s = self.token_s(engine)
+            for ticket in place.running.values():
+                batch.add(Stay(self._left(ticket, token_s)))
+        return batch
+
+    def _is_beside_others(self, engine: Engine, draining: Sequence[Engine]) -> bool:
+        ids = {each.engine_id for each in draining}
+        beside = neighbours(self._state, Place(engine.endpoint_id, engine.engine_id))
+        return any(each.running and each.place.engine_id not in ids for each in beside)
+
+    def _left(self, ticket: Ticket, token_s: float) -> Span:
+        """Tokens that a running request still needs, at least one."""
+        now = self._state.now
+        if now >= ticket.judged_at + JUDGED_FOR_S:
+            produced = 0
+            if ticket.first_token_at is not None and token_s > 0.0:
+                produced = int((now - ticket.first_token_at) / token_s)
+            low, high = self._tokens(ticket, ticket.endpoint_id, produced)
+            ticket.judged_at, ticket.left = now, Span(max(low - produced, 1.0), max(high - produced, 1.0))
+        return ticket.left
 
     def _tokens(self, ticket: Ticket, endpoint_id: int, produced: int) -> Span:
         request = ticket.request
@@ -75,6 +149,33 @@ class Drains:
         return self._state.endpoints[engine.endpoint_id].places.get(Place(engine.endpoint_id, engine.engine_id))
 
 
-def between(span: Span, share: float) -> float:
-    """So far from the median to the 0.9 quantile."""
-    return span.p50 + share * (span.p90 - span.p50)
+def _middle(span: Span) -> float:
+    """The mean of both cases."""
+    return 0.5 * (span.p50 + span.p90)
+
+
+def _together_s(batches: Sequence[Batch]) -> float:
+    """Until all of some engines that share GPUs have drained. While several are busy, all are slower."""
+    if len(batches) == 1:
+        [batch] = batches
+        return batch.alone_s * (batch.slowdown if batch.is_beside else 1.0)
+    passed_s = done_s = 0.0
+    busy = sorted([(each.alone_s, each.slowdown, each.is_beside) for each in batches])
+    for number, (alone_s, slowdown, is_beside) in enumerate(busy, start=1):
+        is_slowed = is_beside or number < len(busy)
+        passed_s += (alone_s - done_s) * (slowdown if is_slowed else 1.0)
+        done_s = alone_s
+    return passed_s
+
+
+def _neighbourhoods(engines: Sequence[Engine]) -> list[list[str]]:
+    """The ids of those that share GPUs, directly or by others between them."""
+    found: list[tuple[set[int], list[str]]] = []
+    for engine in engines:
+        gpus, ids = set(engine.gpu_indices), [engine.engine_id]
+        for each in [each for each in found if not gpus.isdisjoint(each[0])]:
+            found.remove(each)
+            gpus |= each[0]
+            ids += each[1]
+        found.append((gpus, ids))
+    return [ids for _, ids in found]

@@ -13,13 +13,16 @@ little. Of the waiting requests of the victims, shortest first, the k are admitt
     sum over them of c(waited + L) - c(waited)
     - N * c'(waited there + D + S) * (how much longer the drain becomes)
 
-where the drain becomes longer by the stay of the longest of them beyond D, or by what an idle engine, now busy, adds to
-its neighbours' drain, and by what each of them takes from those that run beside it. So whatever ends before the drain
-does is nearly free, and the last of a batch is not waited for by many. When the victims run dry and none is worth
-admitting they leave, unless so little waits that a swap would cost more than it saves: with arrival rates a and b on
-the two sides of a cycle whose fixed part is O, the mean number waiting is least when a side is left once
-O * sqrt(a * b) wait for the other (a polling system with two queues, arrivals served as they come). Last, a model that
-idles sleeps as soon as its neighbours are more likely to be asked for: waking is cheap where falling asleep is dear.
+where `drains` says how much longer: by what the longest of them needs beyond D, by what each takes from those that run
+beside it, and by what a neighbour that stays busy takes from another. So whatever ends before the drain does is nearly
+free, and the last of a batch is not waited for by many. Nobody gives up, and nobody waits longer than a bound, for the
+sake of those admitted.
+
+When the victims run dry and none is worth admitting they leave, unless so little waits that a swap would cost more
+than it saves: with arrival rates a and b on the two sides of a cycle whose fixed part is O, the mean number waiting is
+least when a side is left once O * sqrt(a * b) wait for the other (a polling system with two queues, arrivals served as
+they come). Last, a model that idles sleeps as soon as its neighbours are more likely to be asked for: waking is cheap
+where falling asleep is dear.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from dataclasses import dataclass
 from logos.domain.lifecycle import EngineState
 from logos.prediction.service import Transition
 from logos.scheduling.dispatching import dispatch
-from logos.scheduling.drains import Drains
+from logos.scheduling.drains import Drains, Stay
 from logos.scheduling.idling import Idling
 from logos.scheduling.nodes import Engine
 from logos.scheduling.places import EndpointState
@@ -44,7 +47,7 @@ from logos.scheduling.transitions import Transitions
 LOOK_AT_MAX = 64  # waiting requests of a victim that are weighed at once
 SAMPLE = 16  # of the claimants' waiting requests, by which T is judged
 TAKES_UNKNOWN_S = 3.0
-CONVEXITY = 2.0  # how much more a second counts at the end of a long wait than at its beginning
+CONVEXITY = 1.0  # how much more a second counts at the end of a long wait than at its beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,9 @@ class Stakes:
     away_s: float  # S
     back_s: float  # B
     takes_s: float  # T
-    oldest_s: float  # how long the first of the claimants' requests has waited
-    waited_s: float  # and how long all of them have, on average
+    oldest_s: float  # how long requests have waited there without a break
+    patience_s: float  # until the first of them gives up
+    waited_s: float  # how long all of them have waited, on average
 
     @property
     def lost_s(self) -> float:
@@ -162,50 +166,36 @@ class MarginalSwaps:
     # Admitting.
 
     def _admit(self, stakes: Stakes) -> bool:
-        """Dispatches the victims' waiting requests that are worth it; whether there were any. None once the first
-        of the claimants' requests would wait longer than the bound."""
-        if stakes.oldest_s + stakes.drain_s + stakes.away_s > self._wait_bound_s(stakes):
+        """Dispatches the victims' waiting requests that are worth it; whether there were any. None once the claimants'
+        would wait longer than the bound, or the first of them give up."""
+        soonest_s = stakes.drain_s + stakes.away_s
+        if stakes.oldest_s + soonest_s > self._wait_bound_s(stakes) or stakes.away_s <= stakes.patience_s < soonest_s:
             return False
         candidates = self._candidates(stakes)
-        slowing = {engine.engine_id: self._slowing(engine, stakes) for engine in stakes.serving}
-        crowding = {engine.engine_id: self._crowding(engine) for engine in stakes.serving}
-        best, chosen, saved, slowed_s, crowded_s = 0.0, 0, 0.0, 0.0, 0.0
-        for number, (stay_s, arrived_at, _, engine) in enumerate(candidates, start=1):
-            beside_s = min(stay_s, stakes.drain_s)
-            slowed_s = max(slowed_s, beside_s * slowing[engine.engine_id])
-            crowded_s += beside_s * crowding[engine.engine_id]
+        if not candidates:
+            return False
+        drain = self._drains.drain(stakes.serving)
+        best, chosen, saved = 0.0, 0, 0.0
+        for number, (_, arrived_at, stay, _ticket, engine) in enumerate(candidates, start=1):
+            drain.add(engine.engine_id, stay)
             saved += stakes.saves(self._state.now - arrived_at)
-            value = saved - stakes.cost_per_s * (max(slowed_s, stay_s - stakes.drain_s) + crowded_s)
+            value = saved - stakes.cost_per_s * (drain.seconds - stakes.drain_s)
             if value > best + 1e-9:
                 best, chosen = value, number
-        return sum(self._send(ticket, engine) for _, _, ticket, engine in candidates[:chosen]) > 0
+        return sum(self._send(ticket, engine) for _, _, _, ticket, engine in candidates[:chosen]) > 0
 
-    def _slowing(self, engine: Engine, stakes: Stakes) -> float:
-        """By what share the drain of its neighbours would take longer if this engine, which is idle, were busy too."""
-        if self._drains.is_busy(engine) or not any(self._drains.is_busy(each) for each in stakes.serving):
-            return 0.0
-        alone, beside = (self._state.predictor.tpot(engine.endpoint_id, 1, each).p50 for each in (0, 1))
-        return beside / alone - 1.0 if alone > 0.0 else 0.0
-
-    def _crowding(self, engine: Engine) -> float:
-        """By what share one more in its batch slows those that run there."""
-        if not self._drains.is_busy(engine):
-            return 0.0
-        without, with_it = self._drains.token_s(engine), self._drains.token_s(engine, 1)
-        return with_it / without - 1.0 if without > 0.0 else 0.0
-
-    def _candidates(self, stakes: Stakes) -> list[tuple[float, float, Ticket, Engine]]:
-        """What waits for the victims: how long it would stay, since when it waits, it, and where it would go."""
-        found: list[tuple[float, float, Ticket, Engine]] = []
+    def _candidates(self, stakes: Stakes) -> list[tuple[float, float, Stay, Ticket, Engine]]:
+        """What waits for the victims: about how long it would stay, since when it waits, what it would bring, it, and
+        where it would go."""
+        found: list[tuple[float, float, Stay, Ticket, Engine]] = []
         for engine in stakes.serving:
             place = self._transitions.place_of(engine)
             if place is None or place.room < 1:
                 continue
             token_s = self._drains.token_s(engine, 1)
-            waiting = itertools.islice(self._owner(engine).queue.waiting(), LOOK_AT_MAX)
-            found += [
-                (self._drains.stay_s(ticket, engine, token_s), ticket.arrived_at, ticket, engine) for ticket in waiting
-            ]
+            for ticket in itertools.islice(self._owner(engine).queue.waiting(), LOOK_AT_MAX):
+                stay = self._drains.stay(ticket, engine)
+                found.append((stay.seconds(token_s), ticket.arrived_at, stay, ticket, engine))
         found.sort(key=lambda each: each[:2])
         return found
 
@@ -231,16 +221,17 @@ class MarginalSwaps:
         back_s += max((self._transition_s(each, Transition.WAKE) for each in serving), default=0.0)
         now = self._state.now
         pressure = sum(each.pressure for each in group)
-        heads = [oldest.arrived_at for each in group if (oldest := each.queue.oldest()) is not None]
+        heads = [oldest for each in group if (oldest := each.queue.oldest()) is not None]
         return Stakes(
             tuple(group),
             serving,
             pressure,
-            max((self._drains.drain_s(each) for each in serving), default=0.0),
+            self._drains.drain_s(serving),
             away_s,
             back_s,
             self._takes_s(claim, group),
-            now - min(heads, default=now),
+            now - min([claim.since, *(each.arrived_at for each in heads)]),
+            min((each.gives_up_at for each in heads), default=math.inf) - now,
             max(now - sum(each.came for each in group) / pressure, 0.0) if pressure > 0.0 else 0.0,
         )
 
@@ -269,7 +260,7 @@ class MarginalSwaps:
                 continue
             token_s = self._drains.token_s(engine, 1)
             for ticket in itertools.islice(endpoint.queue.waiting(), SAMPLE):
-                longest = max(longest, self._drains.stay_s(ticket, engine, token_s))
+                longest = max(longest, self._drains.stay(ticket, engine).seconds(token_s))
         return longest or TAKES_UNKNOWN_S
 
     def _coming_s(self, claim: Claim) -> float:
@@ -298,7 +289,7 @@ class MarginalSwaps:
 
     def _price(self, claim: Claim) -> tuple[float, str]:
         """Until the claimant could serve, and what the victims would have served meanwhile."""
-        drain_s = max((self._drains.drain_s(each) for each in claim.victims), default=0.0)
+        drain_s = self._drains.drain_s(claim.victims)
         sleep_s = sum(self._transition_s(each, Transition.SLEEP) for each in claim.victims)
         wait_s = drain_s + sleep_s + self._coming_s(claim)
         now = self._state.now

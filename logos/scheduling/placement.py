@@ -170,8 +170,7 @@ class Placement:
         state = self._state
         others = len(state.waiting) - 1
         if others < state.settings.queue_length_max:
-            at = ticket.arrived_at + request.queue_timeout_s
-            ticket.deadline = state.timers.add(at, partial(self._time_out, ticket))
+            ticket.deadline = state.timers.add(ticket.gives_up_at, partial(self._time_out, ticket))
             return
         endpoint = state.endpoints[ticket.endpoint_id]
         state.end(ticket)

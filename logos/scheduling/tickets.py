@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from logos.domain.lifecycle import RequestState
 from logos.domain.nouns import Mode, Place, Priority, Tier
 from logos.prediction.pace import Situation
+from logos.prediction.spans import AT_ONCE, Span
 from logos.scheduling.events import Request
 from logos.scheduling.timers import Timer
 
@@ -46,7 +47,7 @@ class Ticket:
     first_token_at: float | None = None
     met: Situation | None = None  # when it was dispatched
     company_from: tuple[float, float, float] | None = None  # at its first token: when, and what `Occupancy` counted
-    ends_at: float = 0.0  # about when it should be through, ...
+    left: Span = AT_ONCE  # tokens that it still needs, ...
     judged_at: float = float("-inf")  # ... as worked out at that time
     deadline: Timer | None = None  # of its wait; then, where it may be hedged, when its first token is overdue
     hedge_id: str | None = None  # under which it runs at a second place, too
@@ -65,6 +66,12 @@ class Ticket:
     def uncached_tokens(self) -> int:
         """Prompt tokens that have to be computed, as far as is known."""
         return self.request.prompt_tokens if self.request is not None else 0
+
+    @property
+    def gives_up_at(self) -> float:
+        """When it has waited for as long as it may."""
+        assert self.request is not None
+        return self.arrived_at + self.request.queue_timeout_s
 
     @property
     def weight(self) -> float:

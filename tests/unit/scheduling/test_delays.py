@@ -63,7 +63,7 @@ def test_who_must_be_made_room_for_waits_for_drain_and_sleep_and_load() -> None:
     assert idle_s == pytest.approx(told.takes(1, SLEEP).p50 + told.takes(2, LOAD).p50)
     told.arrives(request("x", 1, output_tokens_max=100))
     state = told.scheduler._state
-    drain_s = Drains(state).drain_s(state.engines["n/m1/9"])
+    drain_s = Drains(state).drain_s([state.engines["n/m1/9"]])
     assert drain_s > 0.0
     assert told.delay(2).p50 == pytest.approx(idle_s + drain_s)
 

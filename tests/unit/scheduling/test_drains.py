@@ -2,54 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place
-from logos.scheduling.drains import JUDGED_FOR_S, RUNNING_UPPER, WAITING_UPPER, Drains, between
+from logos.prediction.spans import Span
+from logos.scheduling.drains import JUDGED_FOR_S, Batch, Drain, Drains, Stay
 from logos.scheduling.events import EngineSeen, FirstToken
 from logos.scheduling.nodes import Engine
 from logos.scheduling.state import State
 from tests.scenarios.world import World, node, pooled, request
 
-ENGINE_ID = "n/m1/1"
+GIB = 1024
+ENGINE_ID, OTHER_ID, THIRD_ID = "n/m1/1", "n/m2/2", "n/m3/3"
 
 
 def running(*tokens: int) -> tuple[World, State, Engine]:
     """An engine that runs requests of at most so many tokens."""
     world = World(pooled(1, parallel=8), policy="slo")
-    world.node_seen(node("n", 24), EngineSeen(ENGINE_ID, 1, (0,), EngineState.AWAKE, 16 * 1024))
+    world.node_seen(node("n", 24), EngineSeen(ENGINE_ID, 1, (0,), EngineState.AWAKE, 16 * GIB))
     world.arrive(*(request(f"r{number}", output_tokens_max=each) for number, each in enumerate(tokens)))
     state = world.scheduler._state
     return world, state, state.engines[ENGINE_ID]
 
 
+def middle(span: Span) -> float:
+    return (span.p50 + span.p90) / 2.0
+
+
+def answer(state: State, allowed: int | None = None, key_id: int = 1) -> float:
+    """Tokens, in the mean of both cases."""
+    return middle(state.predictor.answers.span(1, key_id, allowed))
+
+
+def pace(state: State) -> tuple[float, float]:
+    """Seconds for a step, and for each sequence in it."""
+    one, two = (state.predictor.tpot(1, each).p50 for each in (1, 2))
+    return 2.0 * one - two, two - one
+
+
+# What runs.
+
+
 def test_what_runs_nothing_has_drained() -> None:
     _, state, engine = running()
-    assert Drains(state).drain_s(engine) == 0.0
+    assert Drains(state).drain_s([engine]) == 0.0
+    assert Drains(state).drain_s([]) == 0.0
 
 
 def test_an_engine_without_a_place_has_drained() -> None:
     _, state, engine = running()
     del state.endpoints[1].places[Place(1, ENGINE_ID)]
-    assert Drains(state).drain_s(engine) == 0.0
+    assert Drains(state).drain_s([engine]) == 0.0
 
 
-def test_it_takes_as_long_as_the_longest_that_runs() -> None:
+def test_it_takes_a_step_for_each_token_of_the_longest_and_a_little_for_each_token_of_all() -> None:
     _, state, engine = running(100, 1000, 10)
-    tokens = state.predictor.answers.span(1, 1, 1000)
-    per_token_s = state.predictor.tpot(1, 3).p50
-    assert Drains(state).drain_s(engine) == pytest.approx(between(tokens, RUNNING_UPPER) * per_token_s)
+    step_s, sequence_s = pace(state)
+    longest, total = answer(state, 1000), sum(answer(state, each) for each in (100, 1000, 10))
+    assert Drains(state).drain_s([engine]) == pytest.approx(step_s * longest + sequence_s * total)
 
 
 def test_tokens_that_have_come_are_not_waited_for_again() -> None:
     world, state, engine = running(1000)
-    before = Drains(state).drain_s(engine)
+    before = Drains(state).drain_s([engine])
     world.starts("r0")
     world.hears(FirstToken(world.now, "r0", 0.1))
     world.now += before / 2
     world.hears(FirstToken(world.now, "r0"))  # time passes in the core; a second one changes nothing
-    assert 0.0 < Drains(state).drain_s(engine) < 0.75 * before
+    assert 0.0 < Drains(state).drain_s([engine]) < 0.75 * before
 
 
 def test_what_takes_longer_than_expected_still_needs_a_token() -> None:
@@ -58,36 +81,137 @@ def test_what_takes_longer_than_expected_still_needs_a_token() -> None:
     world.hears(FirstToken(world.now, "r0", 0.1))
     world.now += 500.0
     world.hears(FirstToken(world.now, "r0"))
-    assert Drains(state).drain_s(engine) == pytest.approx(state.predictor.tpot(1, 1).p50)
+    assert Drains(state).drain_s([engine]) == pytest.approx(state.predictor.tpot(1, 1).p50)
 
 
 def test_what_was_worked_out_stands_for_a_moment() -> None:
     world, state, engine = running(1000)
-    first = Drains(state).drain_s(engine)
+    world.starts("r0")
+    world.hears(FirstToken(world.now, "r0", 0.1))
+    first = Drains(state).drain_s([engine])
     state.now += JUDGED_FOR_S * 0.9
-    assert Drains(state).drain_s(engine) == pytest.approx(first - JUDGED_FOR_S * 0.9)
+    assert Drains(state).drain_s([engine]) == first
     state.now += JUDGED_FOR_S
-    assert Drains(state).drain_s(engine) == pytest.approx(first)  # not a token has come
+    assert Drains(state).drain_s([engine]) < first
     assert world.now < state.now
 
 
 def test_of_what_runs_under_a_lease_the_length_is_that_of_anybodys_answers() -> None:
     world, state, engine = running(10)
     world.gateway_seen("g2", running=(("y", Place(1, ENGINE_ID)),))
-    tokens = state.predictor.answers.span(1, -1)
-    expected_s = between(tokens, RUNNING_UPPER) * state.predictor.tpot(1, 2).p50
-    assert Drains(state).drain_s(engine) == pytest.approx(expected_s)
+    step_s, sequence_s = pace(state)
+    longest, total = answer(state, key_id=-1), answer(state, key_id=-1) + answer(state, 10)
+    assert Drains(state).drain_s([engine]) == pytest.approx(step_s * longest + sequence_s * total)
+
+
+def test_a_busy_neighbour_slows_what_drains_and_one_that_drains_with_it_until_it_has() -> None:
+    world = World(*(pooled(each, parallel=8) for each in (1, 2)), policy="slo")
+    engines = (
+        EngineSeen(each, number, (0,), EngineState.AWAKE, 16 * GIB) for number, each in ((1, ENGINE_ID), (2, OTHER_ID))
+    )
+    world.node_seen(node("n", 40), *engines)
+    world.arrive(request("long", 1, output_tokens_max=1000), request("short", 2, output_tokens_max=100))
+    state = world.scheduler._state
+    long, short = (state.engines[each] for each in (ENGINE_ID, OTHER_ID))
+    drains, slowdown = Drains(state), state.predictor.tpot(1, 1, 1).p50 / state.predictor.tpot(1, 1).p50
+    alone_s = slowdown_free(state, 1000)
+    assert slowdown > 1.1
+    assert drains.drain_s([long]) == pytest.approx(slowdown * alone_s)
+    extra_s = (slowdown - 1.0) * slowdown_free(state, 100)
+    assert drains.drain_s([long, short]) == pytest.approx(alone_s + extra_s)
+
+
+def slowdown_free(state: State, allowed: int) -> float:
+    """Seconds for one answer, alone in its batch and on its GPU."""
+    return sum(pace(state)) * answer(state, allowed)
+
+
+# What may join.
+
+
+def batch(longest: float = 0.0, *, slowdown: float = 1.5, is_beside: bool = False) -> Batch:
+    made = Batch(0.03, 0.002, slowdown, is_beside)
+    if longest:
+        made.add(Stay(Span(longest, longest)))
+    return made
+
+
+def together(*batches: Batch) -> Drain:
+    ids = [str(number) for number, _ in enumerate(batches)]
+    return Drain(dict(zip(ids, batches, strict=True)), [ids])
+
+
+def test_who_ends_before_the_longest_costs_only_a_place_in_the_batch() -> None:
+    drain = together(batch(100.0))
+    before = drain.seconds
+    drain.add("0", Stay(Span(50.0, 50.0)))
+    assert drain.seconds == pytest.approx(before + 0.002 * 50.0)
+    drain.add("0", Stay(Span(150.0, 150.0), prompt_s=0.4))
+    assert drain.seconds == pytest.approx(before + 0.002 * 200.0 + 0.03 * 50.0 + 0.4)
+
+
+def test_both_cases_count_half() -> None:
+    drain = together(batch(100.0))
+    before = drain.seconds
+    drain.add("0", Stay(Span(50.0, 200.0)))  # longer than the longest in one of them
+    assert drain.seconds == pytest.approx(before + 0.5 * 0.03 * 100.0 + 0.002 * 125.0)
+
+
+def test_what_joins_one_engine_slows_the_other_for_as_long_as_it_stays() -> None:
+    drain = together(batch(100.0), batch())
+    assert drain.seconds == pytest.approx(3.2)
+    drain.add("1", Stay(Span(50.0, 50.0)))
+    assert drain.seconds == pytest.approx(3.2 + 0.5 * 1.6)
+
+
+def test_what_stays_longest_has_the_gpus_to_itself_at_the_end() -> None:
+    assert together(batch(100.0), batch(300.0)).seconds == pytest.approx(1.5 * 3.2 + 6.4)
+
+
+def test_a_busy_engine_that_does_not_drain_slows_them_to_the_end() -> None:
+    assert together(batch(100.0, is_beside=True)).seconds == pytest.approx(1.5 * 3.2)
+    both = (batch(100.0, is_beside=True), batch(300.0, is_beside=True))
+    assert together(*both).seconds == pytest.approx(1.5 * 9.6)
+
+
+def test_engines_on_other_gpus_drain_at_their_own_pace() -> None:
+    batches = {"a": batch(100.0), "b": batch(300.0)}
+    assert Drain(batches, [["a"], ["b"]]).seconds == pytest.approx(9.6)
+
+
+def test_an_engine_between_two_others_makes_neighbours_of_them_in_any_order() -> None:
+    """m3 is on both GPUs, m1 and m2 on one each."""
+    world = World(*(pooled(each) for each in (1, 2)), pooled(3, gpus=2), policy="slo")
+    gpus = {ENGINE_ID: (0,), OTHER_ID: (1,), THIRD_ID: (0, 1)}
+    engines = (
+        EngineSeen(each, number, gpus[each], EngineState.AWAKE, 16 * GIB) for number, each in enumerate(gpus, start=1)
+    )
+    world.node_seen(node("n", 40, 40), *engines)
+    world.arrive(*(request(str(each), each, output_tokens_max=500) for each in (1, 2)))
+    state = world.scheduler._state
+    one, two, both = (state.engines[each] for each in gpus)
+    drains = Drains(state)
+    apart_s = drains.drain_s([one, two])
+    orders = ([one, two, both], [both, two, one], [one, both, two])
+    found = {round(drains.drain_s(order), 9) for order in orders}
+    assert len(found) == 1
+    assert found.pop() > apart_s
+
+
+# What waits.
 
 
 def test_a_waiting_request_stays_for_its_prompt_and_its_answer() -> None:
     world = World(pooled(1), policy="slo")
-    world.node_seen(node("n", 24), EngineSeen(ENGINE_ID, 1, (0,), EngineState.ASLEEP, 16 * 1024))
+    world.node_seen(node("n", 24), EngineSeen(ENGINE_ID, 1, (0,), EngineState.ASLEEP, 16 * GIB))
     world.arrive(request("short", output_tokens_max=100), request("long", output_tokens_max=100, prompt_tokens=5000))
     state = world.scheduler._state
     engine, drains = state.engines[ENGINE_ID], Drains(state)
-    short, long = (drains.stay_s(state.waiting[each], engine, 0.05) for each in ("short", "long"))
-    assert short == pytest.approx(between(state.predictor.answers.span(1, 1, 100), WAITING_UPPER) * 0.05)
-    assert long == pytest.approx(short + 5000 * state.predictor.prompt_token_s(1))
+    short, long = (drains.stay(state.waiting[each], engine) for each in ("short", "long"))
+    assert short.tokens == long.tokens == state.predictor.answers.span(1, 1, 100)
+    assert short.seconds(0.05) == pytest.approx(short.prompt_s + short.tokens.p50 * 0.05)
+    tokens = state.waiting["long"].uncached_tokens - state.waiting["short"].uncached_tokens
+    assert long == replace(short, prompt_s=pytest.approx(short.prompt_s + tokens * state.predictor.prompt_token_s(1)))
 
 
 def test_a_larger_batch_is_slower() -> None:
