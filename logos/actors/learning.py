@@ -17,7 +17,7 @@ from logos.scheduling.learned import Learned
 
 log = logging.getLogger(__name__)
 
-LEARNED_VERSION = 1  # raised whenever an older snapshot would be misunderstood
+LEARNED_VERSION = 2  # raised whenever an older snapshot would be misunderstood
 READ_WAIT_S = 5.0
 
 _encode = msgspec.json.Encoder().encode
