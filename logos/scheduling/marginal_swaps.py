@@ -31,6 +31,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from logos.domain.lifecycle import EngineState
 from logos.prediction.service import Transition
@@ -80,6 +81,17 @@ class Stakes:
         """c(waited + L) - c(waited): what it is worth to admit a request of a victim that has waited so long."""
         share = waited_s / self.lost_s
         return self.lost_s * (1.0 + CONVEXITY * ((1.0 + share) ** 3 - share**3))
+
+
+class Applicant(NamedTuple):
+    """A request that waits for a victim: about how long it would stay, since when it waits, what it would bring, and
+    where it would go."""
+
+    stays_s: float
+    since: float
+    stay: Stay
+    ticket: Ticket
+    engine: Engine
 
 
 class MarginalSwaps:
@@ -171,23 +183,22 @@ class MarginalSwaps:
         soonest_s = stakes.drain_s + stakes.away_s
         if stakes.oldest_s + soonest_s > self._wait_bound_s(stakes) or stakes.away_s <= stakes.patience_s < soonest_s:
             return False
-        candidates = self._candidates(stakes)
-        if not candidates:
+        applicants = self._applicants(stakes)
+        if not applicants:
             return False
         drain = self._drains.drain(stakes.serving)
         best, chosen, saved = 0.0, 0, 0.0
-        for number, (_, arrived_at, stay, _ticket, engine) in enumerate(candidates, start=1):
-            drain.add(engine.engine_id, stay)
-            saved += stakes.saves(self._state.now - arrived_at)
+        for number, each in enumerate(applicants, start=1):
+            drain.add(each.engine.engine_id, each.stay)
+            saved += stakes.saves(self._state.now - each.since)
             value = saved - stakes.cost_per_s * (drain.seconds - stakes.drain_s)
             if value > best + 1e-9:
                 best, chosen = value, number
-        return sum(self._send(ticket, engine) for _, _, _, ticket, engine in candidates[:chosen]) > 0
+        return sum(self._send(each.ticket, each.engine) for each in applicants[:chosen]) > 0
 
-    def _candidates(self, stakes: Stakes) -> list[tuple[float, float, Stay, Ticket, Engine]]:
-        """What waits for the victims: about how long it would stay, since when it waits, what it would bring, it, and
-        where it would go."""
-        found: list[tuple[float, float, Stay, Ticket, Engine]] = []
+    def _applicants(self, stakes: Stakes) -> list[Applicant]:
+        """What waits for the victims, what stays shortest first."""
+        found: list[Applicant] = []
         for engine in stakes.serving:
             place = self._transitions.place_of(engine)
             if place is None or place.room < 1:
@@ -195,8 +206,8 @@ class MarginalSwaps:
             token_s = self._drains.token_s(engine, 1)
             for ticket in itertools.islice(self._owner(engine).queue.waiting(), LOOK_AT_MAX):
                 stay = self._drains.stay(ticket, engine)
-                found.append((stay.seconds(token_s), ticket.arrived_at, stay, ticket, engine))
-        found.sort(key=lambda each: each[:2])
+                found.append(Applicant(stay.seconds(token_s), ticket.arrived_at, stay, ticket, engine))
+        found.sort(key=lambda each: (each.stays_s, each.since))
         return found
 
     def _send(self, ticket: Ticket, engine: Engine) -> bool:
