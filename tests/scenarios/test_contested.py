@@ -308,6 +308,34 @@ def test_once_the_claimants_would_wait_beyond_the_bound_nothing_more_is_admitted
         assert dispatched(it.arrives(patient("short", 1, output_tokens_max=1))) == admitted
 
 
+def test_the_bound_counts_from_when_requests_began_to_wait_without_a_break() -> None:
+    it = running(300)
+    it.arrives(patient("first", 2))
+    it.passes(200.0)
+    it.arrives(patient("second", 2))
+    it.leaves("first")
+    assert it.states()[ONE] == "draining"
+    assert dispatched(it.arrives(patient("short", 1, output_tokens_max=1))) == []
+
+
+@pytest.mark.parametrize(
+    ("may_wait_s", "has_waited_s", "admitted"),
+    [
+        (900.0, 1.0, ["short"]),
+        (60.0, 1.0, []),  # it comes in before it gives up only if nothing more is admitted
+        (60.0, 59.9, ["short"]),  # nothing helps it
+    ],
+)
+def test_nobody_gives_up_for_the_sake_of_those_admitted(
+    may_wait_s: float, has_waited_s: float, admitted: list[str]
+) -> None:
+    it = running(3000)
+    it.arrives(request("a", 2, queue_timeout_s=may_wait_s))
+    it.passes(has_waited_s)
+    assert it.states()[ONE] == "draining"
+    assert dispatched(it.arrives(patient("short", 1, output_tokens_max=1))) == admitted
+
+
 def test_of_what_waits_for_a_victim_the_shortest_is_admitted_first() -> None:
     it = world("slo", parallel=2)
     it.arrives(patient("x", 1, output_tokens_max=1000))
