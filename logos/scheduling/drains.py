@@ -8,8 +8,8 @@ longer, so with `longest` and `total` tokens to come a batch takes
     step * longest + sequence * total + what its prompts take
 
 if it has its GPUs to itself. Of engines on the same GPUs each is slower while another is busy, so what one of them
-has to do keeps the others, too, until it has drained. Nobody knows how long answers will be: the mean is taken of two
-cases, that all are as long as their median and that all are as long as their 0.9 quantile.
+has to do keeps the others, too, until it has drained. Nobody knows how long answers will be: what runs is judged near
+the 0.9 quantile, for the longest of several is waited for, and what waits nearer to its median.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from logos.domain.nouns import Place
-from logos.prediction.spans import AT_ONCE, Span
+from logos.prediction.spans import Span
 from logos.scheduling.nodes import Engine
 from logos.scheduling.places import PlaceState
 from logos.scheduling.situations import neighbours, neighbours_running
 from logos.scheduling.state import State
 from logos.scheduling.tickets import Ticket
 
+RUNNING_UPPER = 0.85  # from the median (0) to the 0.9 quantile (1) of the length of an answer that runs
+WAITING_UPPER = 0.6  # and of one that waits
 JUDGED_FOR_S = 0.3  # how long what was worked out for a running request stands
 
 
@@ -32,12 +34,12 @@ JUDGED_FOR_S = 0.3  # how long what was worked out for a running request stands
 class Stay:
     """What one request brings to an engine: tokens to come, and seconds for its prompt."""
 
-    tokens: Span
+    tokens: float
     prompt_s: float = 0.0
 
     def seconds(self, token_s: float) -> float:
-        """At the median, with so many seconds from token to token."""
-        return self.prompt_s + self.tokens.p50 * token_s
+        """With so many seconds from token to token."""
+        return self.prompt_s + self.tokens * token_s
 
 
 @dataclass(slots=True)
@@ -48,21 +50,20 @@ class Batch:
     sequence_s: float
     slowdown: float
     is_beside: bool  # a busy engine on the same GPUs that is not asked to drain
-    longest: Span = AT_ONCE
-    total: Span = AT_ONCE
+    longest: float = 0.0
+    total: float = 0.0
     prompts_s: float = 0.0
 
     def add(self, stay: Stay) -> None:
         """One more joins it now."""
-        low, high = stay.tokens
-        self.longest = Span(max(self.longest.p50, low), max(self.longest.p90, high))
-        self.total = Span(self.total.p50 + low, self.total.p90 + high)
+        self.longest = max(self.longest, stay.tokens)
+        self.total += stay.tokens
         self.prompts_s += stay.prompt_s
 
     @property
     def alone_s(self) -> float:
         """With its GPUs to itself."""
-        return self.step_s * _middle(self.longest) + self.sequence_s * _middle(self.total) + self.prompts_s
+        return self.step_s * self.longest + self.sequence_s * self.total + self.prompts_s
 
 
 class Drain:
@@ -100,7 +101,7 @@ class Drains:
     def stay(self, ticket: Ticket, engine: Engine) -> Stay:
         """What a waiting request would bring."""
         prompt_s = ticket.uncached_tokens * self._state.predictor.prompt_token_s(engine.endpoint_id)
-        return Stay(self._tokens(ticket, engine.endpoint_id, 0), prompt_s)
+        return Stay(between(self._tokens(ticket, engine.endpoint_id, 0), WAITING_UPPER), prompt_s)
 
     def token_s(self, engine: Engine, more: int = 0) -> float:
         """Seconds from token to token on it, with so many more in its batch."""
@@ -128,15 +129,15 @@ class Drains:
         beside = neighbours(self._state, Place(engine.endpoint_id, engine.engine_id))
         return any(each.running and each.place.engine_id not in ids for each in beside)
 
-    def _left(self, ticket: Ticket, token_s: float) -> Span:
+    def _left(self, ticket: Ticket, token_s: float) -> float:
         """Tokens that a running request still needs, at least one."""
         now = self._state.now
         if now >= ticket.judged_at + JUDGED_FOR_S:
             produced = 0
             if ticket.first_token_at is not None and token_s > 0.0:
                 produced = int((now - ticket.first_token_at) / token_s)
-            low, high = self._tokens(ticket, ticket.endpoint_id, produced)
-            ticket.judged_at, ticket.left = now, Span(max(low - produced, 1.0), max(high - produced, 1.0))
+            tokens = between(self._tokens(ticket, ticket.endpoint_id, produced), RUNNING_UPPER)
+            ticket.judged_at, ticket.left = now, max(tokens - produced, 1.0)
         return ticket.left
 
     def _tokens(self, ticket: Ticket, endpoint_id: int, produced: int) -> Span:
@@ -147,11 +148,6 @@ class Drains:
 
     def _place(self, engine: Engine) -> PlaceState | None:
         return self._state.endpoints[engine.endpoint_id].places.get(Place(engine.endpoint_id, engine.engine_id))
-
-
-def _middle(span: Span) -> float:
-    """The mean of both cases."""
-    return 0.5 * (span.p50 + span.p90)
 
 
 def _together_s(batches: Sequence[Batch]) -> float:
@@ -166,6 +162,11 @@ def _together_s(batches: Sequence[Batch]) -> float:
         passed_s += (alone_s - done_s) * (slowdown if is_slowed else 1.0)
         done_s = alone_s
     return passed_s
+
+
+def between(span: Span, share: float) -> float:
+    """So far from the median to the 0.9 quantile."""
+    return span.p50 + share * (span.p90 - span.p50)
 
 
 def _neighbourhoods(engines: Sequence[Engine]) -> list[list[str]]:

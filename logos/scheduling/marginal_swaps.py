@@ -48,7 +48,7 @@ from logos.scheduling.transitions import Transitions
 LOOK_AT_MAX = 64  # waiting requests of a victim that are weighed at once
 SAMPLE = 16  # of the claimants' waiting requests, by which T is judged
 TAKES_UNKNOWN_S = 3.0
-CONVEXITY = 1.0  # how much more a second counts at the end of a long wait than at its beginning
+CONVEXITY = 1.5  # how much more a second counts at the end of a long wait than at its beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,18 +178,16 @@ class MarginalSwaps:
     # Admitting.
 
     def _admit(self, stakes: Stakes) -> bool:
-        """Dispatches the victims' waiting requests that are worth it; whether there were any. None once the claimants'
-        would wait longer than the bound, or the first of them give up."""
-        soonest_s = stakes.drain_s + stakes.away_s
-        if stakes.oldest_s + soonest_s > self._wait_bound_s(stakes) or stakes.away_s <= stakes.patience_s < soonest_s:
-            return False
+        """Dispatches the victims' waiting requests that are worth it; whether there were any."""
         applicants = self._applicants(stakes)
         if not applicants:
             return False
-        drain = self._drains.drain(stakes.serving)
+        drain, most_s = self._drains.drain(stakes.serving), self._drains_within_s(stakes)
         best, chosen, saved = 0.0, 0, 0.0
         for number, each in enumerate(applicants, start=1):
             drain.add(each.engine.engine_id, each.stay)
+            if drain.seconds > most_s:
+                break
             saved += stakes.saves(self._state.now - each.since)
             value = saved - stakes.cost_per_s * (drain.seconds - stakes.drain_s)
             if value > best + 1e-9:
@@ -218,9 +216,12 @@ class MarginalSwaps:
         dispatch(self._state, ticket, owner, place)
         return True
 
-    def _wait_bound_s(self, stakes: Stakes) -> float:
-        """Nobody waits longer than this for the sake of others, or than twice what they would wait for its own."""
-        return max(self._state.settings.swap_wait_max_s, 2.0 * stakes.lost_s)
+    def _drains_within_s(self, stakes: Stakes) -> float:
+        """What the drain may take at most: nobody waits for the sake of others longer than a bound, or than twice what
+        they would wait for its own, and nobody who could come in before giving up has to give up."""
+        bound_s = max(self._state.settings.swap_wait_max_s, 2.0 * stakes.lost_s) - stakes.oldest_s
+        is_hopeless = stakes.patience_s < stakes.away_s
+        return (bound_s if is_hopeless else min(bound_s, stakes.patience_s)) - stakes.away_s
 
     # What is at stake.
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from logos.domain.lifecycle import RequestState
 from logos.domain.nouns import Mode, Place, Priority, Tier
 from logos.prediction.pace import Situation
-from logos.prediction.spans import AT_ONCE, Span
 from logos.scheduling.events import Request
 from logos.scheduling.timers import Timer
 
@@ -47,7 +46,7 @@ class Ticket:
     first_token_at: float | None = None
     met: Situation | None = None  # when it was dispatched
     company_from: tuple[float, float, float] | None = None  # at its first token: when, and what `Occupancy` counted
-    left: Span = AT_ONCE  # tokens that it still needs, ...
+    left: float = 0.0  # tokens that it still needs, ...
     judged_at: float = float("-inf")  # ... as worked out at that time
     deadline: Timer | None = None  # of its wait; then, where it may be hedged, when its first token is overdue
     hedge_id: str | None = None  # under which it runs at a second place, too

@@ -8,8 +8,7 @@ import pytest
 
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place
-from logos.prediction.spans import Span
-from logos.scheduling.drains import JUDGED_FOR_S, Batch, Drain, Drains, Stay
+from logos.scheduling.drains import JUDGED_FOR_S, RUNNING_UPPER, WAITING_UPPER, Batch, Drain, Drains, Stay, between
 from logos.scheduling.events import EngineSeen, FirstToken
 from logos.scheduling.nodes import Engine
 from logos.scheduling.state import State
@@ -28,13 +27,9 @@ def running(*tokens: int) -> tuple[World, State, Engine]:
     return world, state, state.engines[ENGINE_ID]
 
 
-def middle(span: Span) -> float:
-    return (span.p50 + span.p90) / 2.0
-
-
 def answer(state: State, allowed: int | None = None, key_id: int = 1) -> float:
-    """Tokens, in the mean of both cases."""
-    return middle(state.predictor.answers.span(1, key_id, allowed))
+    """Tokens of one that runs."""
+    return between(state.predictor.answers.span(1, key_id, allowed), RUNNING_UPPER)
 
 
 def pace(state: State) -> tuple[float, float]:
@@ -132,7 +127,7 @@ def slowdown_free(state: State, allowed: int) -> float:
 def batch(longest: float = 0.0, *, slowdown: float = 1.5, is_beside: bool = False) -> Batch:
     made = Batch(0.03, 0.002, slowdown, is_beside)
     if longest:
-        made.add(Stay(Span(longest, longest)))
+        made.add(Stay(longest))
     return made
 
 
@@ -144,23 +139,16 @@ def together(*batches: Batch) -> Drain:
 def test_who_ends_before_the_longest_costs_only_a_place_in_the_batch() -> None:
     drain = together(batch(100.0))
     before = drain.seconds
-    drain.add("0", Stay(Span(50.0, 50.0)))
+    drain.add("0", Stay(50.0))
     assert drain.seconds == pytest.approx(before + 0.002 * 50.0)
-    drain.add("0", Stay(Span(150.0, 150.0), prompt_s=0.4))
+    drain.add("0", Stay(150.0, prompt_s=0.4))
     assert drain.seconds == pytest.approx(before + 0.002 * 200.0 + 0.03 * 50.0 + 0.4)
-
-
-def test_both_cases_count_half() -> None:
-    drain = together(batch(100.0))
-    before = drain.seconds
-    drain.add("0", Stay(Span(50.0, 200.0)))  # longer than the longest in one of them
-    assert drain.seconds == pytest.approx(before + 0.5 * 0.03 * 100.0 + 0.002 * 125.0)
 
 
 def test_what_joins_one_engine_slows_the_other_for_as_long_as_it_stays() -> None:
     drain = together(batch(100.0), batch())
     assert drain.seconds == pytest.approx(3.2)
-    drain.add("1", Stay(Span(50.0, 50.0)))
+    drain.add("1", Stay(50.0))
     assert drain.seconds == pytest.approx(3.2 + 0.5 * 1.6)
 
 
@@ -208,8 +196,8 @@ def test_a_waiting_request_stays_for_its_prompt_and_its_answer() -> None:
     state = world.scheduler._state
     engine, drains = state.engines[ENGINE_ID], Drains(state)
     short, long = (drains.stay(state.waiting[each], engine) for each in ("short", "long"))
-    assert short.tokens == long.tokens == state.predictor.answers.span(1, 1, 100)
-    assert short.seconds(0.05) == pytest.approx(short.prompt_s + short.tokens.p50 * 0.05)
+    assert short.tokens == long.tokens == between(state.predictor.answers.span(1, 1, 100), WAITING_UPPER)
+    assert short.seconds(0.05) == pytest.approx(short.prompt_s + short.tokens * 0.05)
     tokens = state.waiting["long"].uncached_tokens - state.waiting["short"].uncached_tokens
     assert long == replace(short, prompt_s=pytest.approx(short.prompt_s + tokens * state.predictor.prompt_token_s(1)))
 
