@@ -68,7 +68,7 @@ class Situation(NamedTuple):
 
 class Company(NamedTuple):
     """What ran beside a request on average, while it was answered: sequences in its batch, itself included, and the
-    share of the time (0 to 1) in which another engine on the same GPUs was busy."""
+    busy seconds of all other engines on the same GPUs as a share of the time, 1 at most."""
 
     batch: float
     beside: float = 0.0

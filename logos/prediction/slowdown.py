@@ -2,7 +2,8 @@
 
 An engine that never runs alone looks just like a slower one. What tells the two apart is contrast: whether a request
 that had more company than usual took longer than expected, or one that had less came sooner. What all of them have in
-common is the line's (`fit`), which is learned beside it.
+common is the line's (`fit`), which is learned beside it. Only at the beginning, when nothing is usual yet and the line
+is no more than a prior, half of what is unexpected of a request with company is put down to that company.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class SlowdownSnapshot:
     """`Slowdown`, written down."""
 
     factor: float
-    usual: float
+    usual: float | None
 
 
 class Slowdown:
@@ -34,7 +35,7 @@ class Slowdown:
         """`step`: what an error of one, as a logarithm, moves the factor where the company was entirely unusual."""
         self._step = step
         self.factor = snapshot.factor if snapshot else priors.SLOWDOWN
-        self.usual = snapshot.usual if snapshot else 0.0  # the share of the time (0 to 1) with company, of late
+        self.usual = snapshot.usual if snapshot else None  # the share of the time (0 to 1) with company, of late
 
     def beside(self, share: float) -> float:
         """How much longer something takes that has company for this share of its time."""
@@ -42,8 +43,9 @@ class Slowdown:
 
     def learn(self, share: float, seen_s: float, expected_s: float) -> None:
         """Something with company for this share of its time took `seen_s`; that company expected, `expected_s`."""
-        contrast = share - self.usual
-        self.usual += USUAL_SMOOTHING * contrast
+        usual = self.usual if self.usual is not None else share / 2.0
+        contrast = share - usual
+        self.usual = usual + USUAL_SMOOTHING * contrast
         if seen_s > 0.0 and expected_s > 0.0:
             error = min(max(math.log(seen_s / expected_s), -ERROR_MAX), ERROR_MAX)
             self.factor = min(max(self.factor + self._step * error * contrast, 1.0), FACTOR_MAX)

@@ -65,6 +65,11 @@ class Batch:
         """With its GPUs to itself."""
         return self.step_s * self.longest + self.sequence_s * self.total + self.prompts_s
 
+    @property
+    def beside_s(self) -> float:
+        """With a busy neighbour all the time."""
+        return self.slowdown * self.alone_s
+
 
 class Drain:
     """Engines of one node that drain at the same time, and what may still join them."""
@@ -115,14 +120,22 @@ class Drains:
     def _batch(self, engine: Engine, draining: Sequence[Engine]) -> Batch:
         tpot, endpoint_id = self._state.predictor.tpot, engine.endpoint_id
         one, two, beside = tpot(endpoint_id, 1).p50, tpot(endpoint_id, 2).p50, tpot(endpoint_id, 1, 1).p50
-        slowdown = beside / one if one > 0.0 else 1.0
+        slowdown = max(beside / one, 1.0) if one > 0.0 else 1.0
         batch = Batch(max(2.0 * one - two, 0.0), two - one, slowdown, self._is_beside_others(engine, draining))
         place = self._place(engine)
         if place is not None and place.running:
+            batch.prompts_s = self._prompts_s(place)
             token_s = self.token_s(engine)
             for ticket in place.running.values():
                 batch.add(Stay(self._left(ticket, token_s)))
         return batch
+
+    def _prompts_s(self, place: PlaceState) -> float:
+        """Of the prompts in flight, what is still to be computed."""
+        token_s, pair_s = self._state.predictor.prompt_cost_s(place.place.endpoint_id)
+        backlog = place.backlog
+        whole_s = backlog.remaining_tokens * token_s + backlog.remaining_pairs * pair_s
+        return max(whole_s - (self._state.now - backlog.at), 0.0) if whole_s > 0.0 else 0.0
 
     def _is_beside_others(self, engine: Engine, draining: Sequence[Engine]) -> bool:
         ids = {each.engine_id for each in draining}
@@ -151,17 +164,17 @@ class Drains:
 
 
 def _together_s(batches: Sequence[Batch]) -> float:
-    """Until all of some engines that share GPUs have drained. While several are busy, all are slower."""
-    if len(batches) == 1:
-        [batch] = batches
-        return batch.alone_s * (batch.slowdown if batch.is_beside else 1.0)
-    passed_s = done_s = 0.0
-    busy = sorted([(each.alone_s, each.slowdown, each.is_beside) for each in batches])
-    for number, (alone_s, slowdown, is_beside) in enumerate(busy, start=1):
-        is_slowed = is_beside or number < len(busy)
-        passed_s += (alone_s - done_s) * (slowdown if is_slowed else 1.0)
-        done_s = alone_s
-    return passed_s
+    """Until all of some engines that share GPUs have drained: who is last is slowed until the last but one has, or by
+    others to the end."""
+    last, others = batches[0], 0.0
+    for each in batches[1:]:
+        if each.beside_s > last.beside_s:
+            last, others = each, max(others, last.beside_s)
+        else:
+            others = max(others, each.beside_s)
+    if last.is_beside:
+        return last.beside_s
+    return last.alone_s + others * (1.0 - 1.0 / last.slowdown)
 
 
 def between(span: Span, share: float) -> float:

@@ -15,8 +15,8 @@ little. Of the waiting requests of the victims, shortest first, the k are admitt
 
 where `drains` says how much longer: by what the longest of them needs beyond D, by what each takes from those that run
 beside it, and by what a neighbour that stays busy takes from another. So whatever ends before the drain does is nearly
-free, and the last of a batch is not waited for by many. Nobody gives up, and nobody waits longer than a bound, for the
-sake of those admitted.
+free, and the last of a batch is not waited for by many. For the sake of those admitted nobody waits longer than a
+bound, and where requests give up before it, no model is kept out for longer than twice their patience.
 
 When the victims run dry and none is worth admitting they leave, unless so little waits that a swap would cost more
 than it saves: with arrival rates a and b on the two sides of a cycle whose fixed part is O, the mean number waiting is
@@ -46,7 +46,7 @@ from logos.scheduling.tickets import Ticket
 from logos.scheduling.transitions import Transitions
 
 LOOK_AT_MAX = 64  # waiting requests of a victim that are weighed at once
-SAMPLE = 16  # of the claimants' waiting requests, by which T is judged
+SAMPLE = 16  # of each claimant's waiting requests, by which T and their patience are judged
 TAKES_UNKNOWN_S = 3.0
 CONVEXITY = 1.5  # how much more a second counts at the end of a long wait than at its beginning
 
@@ -62,8 +62,8 @@ class Stakes:
     away_s: float  # S
     back_s: float  # B
     takes_s: float  # T
-    oldest_s: float  # how long requests have waited there without a break
-    patience_s: float  # until the first of them gives up
+    unserved_s: float  # since the claim was made, or since the first that waits has come
+    patience_s: float  # how long the most patient of them may wait
     waited_s: float  # how long all of them have waited, on average
 
     @property
@@ -130,8 +130,11 @@ class MarginalSwaps:
         if claim.is_settled or self._state.claims.get(claim.endpoint_id) is not claim:
             return
         makes_room = self._claims.review(claim, self._displaced)
+        if not makes_room and self._claims.is_in_vain(claim):
+            self._claims.withdraw(claim)
+            return
         stakes = self._stakes(claim)
-        while self._admit(stakes):
+        while self._admit(stakes, self._drains_within_s(stakes) if makes_room else math.inf):
             stakes = self._stakes(claim)
         if any(engine.is_in_transit for engine in claim.node.engines.values()):
             return  # looked at again when that has ended
@@ -153,7 +156,7 @@ class MarginalSwaps:
         cycle_s = stakes.away_s + stakes.back_s + stakes.takes_s + usual_s
         enough = settings.swap_threshold * cycle_s * math.sqrt(here * there)
         waiting = stakes.pressure + there * stakes.away_s
-        return waiting >= enough or stakes.oldest_s + stakes.away_s >= settings.swap_linger_max_s
+        return waiting >= enough or stakes.unserved_s + stakes.away_s >= settings.swap_linger_max_s
 
     def _pays_to_leave_early(self, stakes: Stakes, running: Sequence[Engine]) -> bool:
         """Some of several victims run nothing: their sleep now, while the others drain, against what all may miss."""
@@ -177,12 +180,13 @@ class MarginalSwaps:
 
     # Admitting.
 
-    def _admit(self, stakes: Stakes) -> bool:
-        """Dispatches the victims' waiting requests that are worth it; whether there were any."""
+    def _admit(self, stakes: Stakes, most_s: float) -> bool:
+        """Dispatches the victims' waiting requests that are worth it, as long as the drain takes `most_s` at most;
+        whether there were any."""
         applicants = self._applicants(stakes)
         if not applicants:
             return False
-        drain, most_s = self._drains.drain(stakes.serving), self._drains_within_s(stakes)
+        drain = self._drains.drain(stakes.serving)
         best, chosen, saved = 0.0, 0, 0.0
         for number, each in enumerate(applicants, start=1):
             drain.add(each.engine.engine_id, each.stay)
@@ -217,11 +221,10 @@ class MarginalSwaps:
         return True
 
     def _drains_within_s(self, stakes: Stakes) -> float:
-        """What the drain may take at most: nobody waits for the sake of others longer than a bound, or than twice what
-        they would wait for its own, and nobody who could come in before giving up has to give up."""
-        bound_s = max(self._state.settings.swap_wait_max_s, 2.0 * stakes.lost_s) - stakes.oldest_s
-        is_hopeless = stakes.patience_s < stakes.away_s
-        return (bound_s if is_hopeless else min(bound_s, stakes.patience_s)) - stakes.away_s
+        """What the drain may take at most. For the sake of others nobody waits longer than the bound, or than twice
+        what they would wait for its own; and no model is kept out for longer than twice what its requests may wait."""
+        bound_s = max(self._state.settings.swap_wait_max_s, 2.0 * stakes.lost_s)
+        return min(bound_s, 2.0 * stakes.patience_s) - stakes.unserved_s - stakes.away_s
 
     # What is at stake.
 
@@ -233,7 +236,7 @@ class MarginalSwaps:
         back_s += max((self._transition_s(each, Transition.WAKE) for each in serving), default=0.0)
         now = self._state.now
         pressure = sum(each.pressure for each in group)
-        heads = [oldest for each in group if (oldest := each.queue.oldest()) is not None]
+        first = [ticket for each in group for ticket in itertools.islice(each.queue.waiting(), SAMPLE)]
         return Stakes(
             tuple(group),
             serving,
@@ -242,8 +245,8 @@ class MarginalSwaps:
             away_s,
             back_s,
             self._takes_s(claim, group),
-            now - min([claim.since, *(each.arrived_at for each in heads)]),
-            min((each.gives_up_at for each in heads), default=math.inf) - now,
+            now - min([claim.since, *(each.arrived_at for each in first)]),
+            max((each.gives_up_at - each.arrived_at for each in first), default=math.inf),
             max(now - sum(each.came for each in group) / pressure, 0.0) if pressure > 0.0 else 0.0,
         )
 

@@ -13,8 +13,9 @@ from logos.prediction.spans import AT_ONCE, Span
 from logos.scheduling.events import Ended, Met
 from logos.scheduling.places import EndpointState, Lease, PlaceState
 from logos.scheduling.state import State
-from logos.scheduling.tickets import Ticket
+from logos.scheduling.tickets import Reading, Ticket
 
+ALONE: frozenset[Place] = frozenset()
 REPORTED_WITHIN_S = 0.5  # of the end of a request under a lease, its gateway tells
 
 
@@ -84,7 +85,7 @@ def first_token(state: State, ticket: Ticket, ttft_s: float) -> None:
         state.predictor.observe_first_token(ticket.endpoint_id, ticket.met, ttft_s)
     place = state.endpoints[ticket.endpoint_id].places[ticket.place]
     place.backlog.left(ticket.request_id, came_at, *state.predictor.prompt_cost_s(ticket.endpoint_id))
-    ticket.company_from = (state.now, *_occupancy(state, place))
+    ticket.company_from = _reading(state, place)
 
 
 def answered(state: State, ticket: Ticket, completion_tokens: int, total_s: float) -> None:
@@ -142,22 +143,24 @@ def _ran_alone(state: State, gateway_id: str, place: PlaceState, since: float) -
     return all(not each.running and each.idle_since < since for each in neighbours(state, place.place))
 
 
-def _occupancy(state: State, place: PlaceState) -> tuple[float, float]:
-    """Sequence-seconds of the place so far, and busy seconds of all others on the same GPUs, added up: of two readings
-    only the sum can be compared, whichever of them was busy in between."""
-    batch_s = place.occupancy.advance(state.now, len(place.running)).batch_s
-    others = neighbours(state, place.place)
-    return batch_s, sum(each.occupancy.advance(state.now, len(each.running)).busy_s for each in others)
+def _reading(state: State, place: PlaceState) -> Reading:
+    """As of now. Of two readings only the sum over all neighbours can be compared, whichever was busy in between."""
+    now, others = state.now, neighbours(state, place.place)
+    batch_s = place.occupancy.advance(now, len(place.running)).batch_s
+    if not others:
+        return Reading(now, batch_s, 0.0, ALONE)
+    beside_s = sum(each.occupancy.advance(now, len(each.running)).busy_s for each in others)
+    return Reading(now, batch_s, beside_s, frozenset(each.place for each in others))
 
 
 def _company(state: State, ticket: Ticket) -> Company | None:
-    """None: nobody knows. An engine that has ended has taken its count along."""
-    if ticket.company_from is None or ticket.place is None:
+    """Since its first token. None: nobody knows; a neighbour that has ended has taken its count along."""
+    before = ticket.company_from
+    if before is None or ticket.place is None:
         return None
-    since, batch_from, beside_from = ticket.company_from
-    passed = state.now - since
-    place = state.endpoints[ticket.endpoint_id].places[ticket.place]
-    batch_s, beside_s = _occupancy(state, place)
-    if passed <= 0.0 or beside_s < beside_from:
+    now = _reading(state, state.endpoints[ticket.endpoint_id].places[ticket.place])
+    passed = now.at - before.at
+    if passed <= 0.0 or not before.neighbours <= now.neighbours:
         return None
-    return Company((batch_s - batch_from) / passed, min((beside_s - beside_from) / passed, 1.0))
+    beside = (now.beside_s - before.beside_s) / passed
+    return Company((now.batch_s - before.batch_s) / passed, min(beside, 1.0))

@@ -109,6 +109,13 @@ class Claims:
         claim.victims = (*claim.victims, *(each for each in again.victims if each not in claim.victims))
         return True
 
+    def is_in_vain(self, claim: Claim) -> bool:
+        """Of one whose victims do not make enough room: nothing that goes on there will change that."""
+        node = claim.node
+        if any(other is not claim and other.node is node for other in self._state.claims.values()):
+            return False
+        return not any(each.is_in_transit for each in node.engines.values())
+
     def settle(self, claim: Claim) -> None:
         """Its victims leave as soon as they have drained, and who comes is certain of the memory."""
         claim.is_settled = True

@@ -6,6 +6,7 @@ Values and what follows from them; nothing is moved or decided here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from logos.domain.lifecycle import RequestState
 from logos.domain.nouns import Mode, Place, Priority, Tier
@@ -19,6 +20,15 @@ BATCH_WEIGHT = 0.5
 # What a promise is multiplied by, by priority; and what counts as promised where nothing is.
 PATIENCE_OF = {Priority.LOW: 2.0, Priority.MID: 1.0, Priority.HIGH: 0.5}
 UNPROMISED_S = 60.0
+
+
+class Reading(NamedTuple):
+    """What a place's `Occupancy` has counted at one moment, and those of its neighbours, added up."""
+
+    at: float
+    batch_s: float
+    beside_s: float
+    neighbours: frozenset[Place]
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +55,7 @@ class Ticket:
     dispatched_at: float | None = None
     first_token_at: float | None = None
     met: Situation | None = None  # when it was dispatched
-    company_from: tuple[float, float, float] | None = None  # at its first token: when, and what `Occupancy` counted
+    company_from: Reading | None = None  # at its first token
     left: float = 0.0  # tokens that it still needs, ...
     judged_at: float = float("-inf")  # ... as worked out at that time
     deadline: Timer | None = None  # of its wait; then, where it may be hedged, when its first token is overdue

@@ -319,21 +319,45 @@ def test_the_bound_counts_from_when_requests_began_to_wait_without_a_break() -> 
 
 
 @pytest.mark.parametrize(
-    ("may_wait_s", "has_waited_s", "admitted"),
-    [
-        (900.0, 1.0, ["short"]),
-        (60.0, 1.0, []),  # it comes in before it gives up only if nothing more is admitted
-        (60.0, 59.9, ["short"]),  # nothing helps it
-    ],
+    ("may_wait_s", "since_s", "admitted"), [(900.0, 40.0, ["short"]), (20.0, 20.0, ["short"]), (20.0, 36.0, [])]
 )
-def test_nobody_gives_up_for_the_sake_of_those_admitted(
-    may_wait_s: float, has_waited_s: float, admitted: list[str]
+def test_no_model_is_kept_out_for_longer_than_twice_what_its_requests_may_wait(
+    may_wait_s: float, since_s: float, admitted: list[str]
 ) -> None:
-    it = running(3000)
-    it.arrives(request("a", 2, queue_timeout_s=may_wait_s))
-    it.passes(has_waited_s)
+    it = running(300)
+    start = it.now
+    for number in range(8):  # one after the other gives up, or would
+        it.arrive(request(f"a{number}", 2, queue_timeout_s=may_wait_s), request(f"b{number}", 2, queue_timeout_s=1.0))
+        until(it, start + (number + 1) * since_s / 8)
     assert it.states()[ONE] == "draining"
     assert dispatched(it.arrives(patient("short", 1, output_tokens_max=1))) == admitted
+
+
+def test_what_joins_must_let_the_others_in_in_time() -> None:
+    it = running(300)
+    it.arrives(patient("a", 2))
+    it.passes(44.0)
+    assert dispatched(it.arrives(patient("short", 1, output_tokens_max=1))) == ["short"]
+    assert dispatched(it.arrives(patient("long", 1, output_tokens_max=3000))) == []
+
+
+def test_a_claim_that_can_no_longer_be_met_keeps_nobody_from_being_served() -> None:
+    it = Prompt(pooled(1), pooled(4, gib=32), policy="slo")
+    seen = (
+        EngineSeen(ONE, 1, (0,), EngineState.AWAKE, 16 * GIB),
+        EngineSeen(FOUR, 4, (0,), EngineState.ASLEEP, 32 * GIB),
+    )
+    it.node_seen(node("n", 40), *seen)
+    it.arrives(patient("x", 1))
+    it.arrives(patient("claimant", 4))
+    assert it.states()[ONE] == "draining"
+    it.declares(pooled(1), pooled(4, gib=32), pooled(3, pinned=True, replicas=(1, 1)))
+    [loaded] = [each for each in it.states() if "m3" in each]
+    it.awake(loaded)
+    for number in range(12):
+        it.passes(10.0)
+        assert dispatched(it.arrives(patient(f"y{number}", 1))) == [f"y{number}"]
+        it.finishes(f"y{number}")
 
 
 def test_of_what_waits_for_a_victim_the_shortest_is_admitted_first() -> None:

@@ -440,7 +440,7 @@ ALL_MISHAPS = Mishaps(upstream_fails=0.15, gateway_dies_s=20.0, scheduler_dies_s
 @pytest.mark.parametrize("policy", POLICIES)
 def test_nothing_is_lost_doubled_or_overcommitted_while_requests_race_and_the_journal_replays(policy: str) -> None:
     races: Counter[str] = Counter()
-    for seed in range(4):
+    for seed in range(6):
         done = HedgingPlatform(
             seed,
             KNOWN,

@@ -14,14 +14,15 @@ from logos.prediction.slowdown import FACTOR_MAX, Slowdown
 SIZE = Size(8.0, 5.0)
 
 
-def taught(slowdown: float, answers: int, *, alone_one_in: int = 8) -> Pace:
-    """A pace that has seen so many answers; one in so many had company for a part of its time only."""
+def taught(slowdown: float, answers: int, *, hardware: float = 1.0) -> Pace:
+    """A pace that has seen so many answers, one in eight of which had company for a part of its time only; everything
+    took `hardware` times as long as it may have been expected to."""
     chance = random.Random(3)
     pace = Pace(SIZE)
     for number in range(answers):
-        beside = chance.uniform(0.1, 0.9) if number % alone_one_in == 0 else 1.0
+        beside = chance.uniform(0.1, 0.9) if number % 8 == 0 else 1.0
         batch = chance.uniform(1.0, 20.0)
-        token_s = (0.027 + 0.0015 * batch) * (1.0 + beside * (slowdown - 1.0)) * chance.uniform(0.97, 1.03)
+        token_s = hardware * (0.027 + 0.0015 * batch) * (1.0 + beside * (slowdown - 1.0)) * chance.uniform(0.97, 1.03)
         pace.learn_rest(101, 0.1, 0.1 + 100.0 * token_s, Company(batch, beside))
     return pace
 
@@ -31,6 +32,14 @@ def test_an_engine_that_is_hardly_ever_alone_is_not_taken_for_a_slower_one(slowd
     pace = taught(slowdown, 200)
     assert pace.tpot(8, 1).p50 / pace.tpot(8).p50 == pytest.approx(slowdown, rel=0.1)
     assert pace.tpot(8).p50 == pytest.approx(0.027 + 0.0015 * 8, rel=0.1)
+
+
+@pytest.mark.parametrize("hardware", [0.5, 2.0])
+def test_an_engine_that_is_slower_or_faster_than_its_size_says_is_not_put_down_to_its_neighbours(
+    hardware: float,
+) -> None:
+    pace = taught(1.25, 300, hardware=hardware)
+    assert pace.tpot(8, 1).p50 / pace.tpot(8).p50 == pytest.approx(1.25, rel=0.1)
 
 
 def test_after_fifty_answers_more_than_half_of_it_is_known() -> None:

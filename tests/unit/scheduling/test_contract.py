@@ -16,7 +16,7 @@ from logos.domain.nouns import Place
 from logos.scheduling import commands, events
 
 # Version and fingerprint belong together.
-CONTRACT = (3, "2d8f302d7939938a")
+CONTRACT = (4, "2d8f302d7939938a")
 
 EVENTS = get_args(events.Event)
 COMMANDS = get_args(commands.Command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -58,6 +59,20 @@ def test_it_takes_a_step_for_each_token_of_the_longest_and_a_little_for_each_tok
     step_s, sequence_s = pace(state)
     longest, total = answer(state, 1000), sum(answer(state, each) for each in (100, 1000, 10))
     assert Drains(state).drain_s([engine]) == pytest.approx(step_s * longest + sequence_s * total)
+
+
+def test_prompts_that_are_still_computed_take_their_time() -> None:
+    world, state, engine = running()
+    world.arrives(request("short", output_tokens_max=10))
+    before = Drains(state).drain_s([engine])
+    world, state, engine = running()
+    world.arrives(request("long", output_tokens_max=10, prompt_tokens=5000))
+    token_s, pair_s = state.predictor.prompt_cost_s(1)
+    more_s = Drains(state).drain_s([engine]) - before
+    assert more_s > 0.9 * 4000 * token_s
+    assert pair_s >= 0.0
+    state.now += more_s
+    assert Drains(state).drain_s([engine]) == pytest.approx(before, rel=0.2)
 
 
 def test_tokens_that_have_come_are_not_waited_for_again() -> None:
@@ -160,6 +175,25 @@ def test_a_busy_engine_that_does_not_drain_slows_them_to_the_end() -> None:
     assert together(batch(100.0, is_beside=True)).seconds == pytest.approx(1.5 * 3.2)
     both = (batch(100.0, is_beside=True), batch(300.0, is_beside=True))
     assert together(*both).seconds == pytest.approx(1.5 * 9.6)
+
+
+def test_who_is_last_is_slowed_by_its_own_slowdown_until_the_last_but_one_has_drained() -> None:
+    """3.2 s alone take 6.4 beside others, 3.5 take 4.4: in 6.4 s beside it, the other would have done all its work."""
+    short, long = batch(100.0, slowdown=2.0), batch(110.0, slowdown=1.25)
+    assert together(short, long).seconds == pytest.approx(3.2 + 1.25 * 3.52 * 0.5)
+    assert together(long, short).seconds == together(short, long).seconds
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_joins_never_makes_a_drain_shorter(seed: int) -> None:
+    chance = random.Random(seed)
+    drain = together(*(batch(slowdown=chance.uniform(1.0, 3.0), is_beside=chance.random() < 0.2) for _ in range(3)))
+    seconds = [0.0]
+    for _ in range(60):
+        drain.add(str(chance.randrange(3)), Stay(chance.uniform(1.0, 400.0), chance.choice([0.0, 0.5])))
+        seconds.append(drain.seconds)
+    assert seconds == sorted(seconds)
+    assert seconds[-1] > seconds[0]
 
 
 def test_engines_on_other_gpus_drain_at_their_own_pace() -> None:

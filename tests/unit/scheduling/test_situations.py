@@ -46,7 +46,7 @@ def assert_was_company(world: World, request_id: str, share: float) -> None:
     assert tuple(company) == pytest.approx((1.0, share))
 
 
-def test_neighbours_are_company_for_as_long_as_any_was_busy() -> None:
+def test_neighbours_are_company_for_as_long_as_they_were_busy() -> None:
     world = neighbours()
     world.passes(1.0)
     world.finishes("c")
@@ -83,12 +83,13 @@ def test_a_neighbour_that_falls_asleep_meanwhile_was_company_before() -> None:
     assert_was_company(world, "a", 10.0 / 40.0)
 
 
-def test_what_a_neighbour_did_that_has_ended_is_not_known() -> None:
+@pytest.mark.parametrize("passes_s", [1.0, 100.0])  # until the others have done less, or more, than it had
+def test_what_a_neighbour_did_that_has_ended_is_not_known(passes_s: float) -> None:
     world = neighbours()
     world.passes(10.0)
     generates(world, "later", 1)
     world.finishes("b")
     world.engine_fails(M2)
     world.cold(M2)
-    world.passes(1.0)
+    world.passes(passes_s)
     assert company_of(world, "later") is None

@@ -16,7 +16,7 @@ STAKES = Stakes(
     away_s=5.0,
     back_s=7.0,
     takes_s=8.0,
-    oldest_s=12.0,
+    unserved_s=12.0,
     patience_s=48.0,
     waited_s=6.0,
 )
