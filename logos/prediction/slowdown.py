@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from logos.prediction import priors
 
+SOONEST_S = 1e-9  # nothing that counts takes less
 ERROR_MAX = 0.5
 FACTOR_MAX = 4.0
 USUAL_SMOOTHING = 0.02  # share of the newest in the running average of what company is usual
@@ -46,7 +47,7 @@ class Slowdown:
         usual = self.usual if self.usual is not None else share / 2.0
         contrast = share - usual
         self.usual = usual + USUAL_SMOOTHING * contrast
-        if seen_s > 0.0 and expected_s > 0.0:
+        if seen_s > SOONEST_S and expected_s > SOONEST_S:
             error = min(max(math.log(seen_s / expected_s), -ERROR_MAX), ERROR_MAX)
             self.factor = min(max(self.factor + self._step * error * contrast, 1.0), FACTOR_MAX)
 

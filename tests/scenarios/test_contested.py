@@ -327,7 +327,7 @@ def test_no_model_is_kept_out_for_longer_than_twice_what_its_requests_may_wait(
     it = running(300)
     start = it.now
     for number in range(8):  # one after the other gives up, or would
-        it.arrive(request(f"a{number}", 2, queue_timeout_s=may_wait_s), request(f"b{number}", 2, queue_timeout_s=1.0))
+        it.arrive(request(f"a{number}", 2, queue_timeout_s=may_wait_s), request(f"b{number}", 2, queue_timeout_s=5.0))
         until(it, start + (number + 1) * since_s / 8)
     assert it.states()[ONE] == "draining"
     assert dispatched(it.arrives(patient("short", 1, output_tokens_max=1))) == admitted

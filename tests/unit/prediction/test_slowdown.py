@@ -62,11 +62,12 @@ def test_first_tokens_and_the_rest_are_slowed_each_by_its_own() -> None:
 
 def test_it_stays_within_its_bounds_whatever_is_seen() -> None:
     slowdown = Slowdown(1.0)
-    for seen_s in (1e9, 0.0, -1.0, 1e-9):
+    for seen_s in (1e9, 0.0, -1.0, 1e-9, 5e-324):
         for _ in range(50):
             slowdown.learn(1.0, seen_s, 1.0)
             assert 1.0 <= slowdown.factor <= FACTOR_MAX
             slowdown.learn(0.0, seen_s, 0.0)
+            slowdown.learn(0.5, seen_s, 6.0)
             assert 1.0 <= slowdown.factor <= FACTOR_MAX
 
 
