@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import signal
@@ -97,12 +98,14 @@ class ProcessRecord:
             self._lock = None
 
     def end_leftovers(self) -> int:
-        """Ends what an earlier run left behind. Returns how many processes that were."""
+        """Ends what an earlier run left behind, and what that has started since it was recorded last. Returns how many
+        processes that were."""
         try:
             recorded = [(int(pid), float(started)) for pid, started in json.loads(self._path.read_text())]
         except (OSError, ValueError, TypeError):
             return 0
-        ended = end(recorded, grace_s=3.0)
+        younger = (descendants_of(process.pid) for process in living(recorded))
+        ended = end({*recorded, *itertools.chain.from_iterable(younger)}, grace_s=3.0)
         self._path.unlink(missing_ok=True)
         return ended
 

@@ -60,6 +60,7 @@ class Accounts:
         """`settle_s`: after a restart no quota is granted for so long, until gateways have told what they hold.
         `gateway_lives` is asked about one that was silent; without it silence means that it is gone."""
         self._administration = Administration(database_url, unix_clock)
+        self._all_heard_at = clock() + min(settle_s, ALIVE_S)  # after a restart holders come back one by one
         self._threads = ThreadPoolExecutor(DATABASE_THREADS, thread_name_prefix="accounts")
         self._clock = clock
         self._gateway_lives = gateway_lives
@@ -157,7 +158,8 @@ class Accounts:
 
     async def administer(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """One operation of `actors.administration`, or `bootstrap`. A write returns when every living holder has
-        acknowledged it, at the latest after a second; `acknowledged` and `holders` say how many did and are."""
+        acknowledged it, at the latest after a second, but after a restart not before all should have been heard of;
+        `acknowledged` and `holders` say how many did and are."""
         if operation == "provider.ids":
             return {provider.name: provider.id for provider in self._broadcast.catalogue.providers}
         if operation in READS:
@@ -218,8 +220,10 @@ class Accounts:
     async def _wait_for_acknowledgement(self, version: int) -> tuple[int, int]:
         deadline = self._clock() + ACKNOWLEDGE_WAIT_S
         while True:
-            acknowledged, holders = self._broadcast.acknowledged(version, self._clock())
-            if acknowledged == holders or not await _happens(self._heard, deadline - self._clock()):
+            now = self._clock()
+            acknowledged, holders = self._broadcast.acknowledged(version, now)
+            until = self._all_heard_at if acknowledged == holders else max(deadline, self._all_heard_at)
+            if now >= until or not await _happens(self._heard, until - now):
                 return acknowledged, holders
 
     # Following the database

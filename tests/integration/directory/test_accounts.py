@@ -107,6 +107,24 @@ async def test_a_revocation_is_confirmed_by_every_gateway_within_a_second(accoun
     assert all(holder.key_names == set() for holder in holders)
 
 
+async def test_after_a_restart_a_change_waits_until_all_holders_may_have_come_back(database_url: str) -> None:
+    accounts = Accounts(database_url, settle_s=1.0)
+    await accounts.start()
+    holders = [Holder("g1", accounts)]
+    try:
+        await until(lambda: holders[0].updates)
+        change = asyncio.create_task(accounts.administer("key.create", {"name": "ci"}))
+        await until(lambda: holders[0].key_names)
+        holders.append(Holder("g2", accounts))  # it had not noticed yet that the actor was away
+        done = await change
+        assert (done["acknowledged"], done["holders"]) == (2, 2)
+        assert holders[1].key_names == {"ci"}
+    finally:
+        for holder in holders:
+            await holder.stop()
+        await accounts.close()
+
+
 async def test_a_holder_that_does_not_answer_is_told_of_and_not_waited_for_long(accounts: Accounts, join: Any) -> None:
     await join("g1")
     silent = await join("g2")

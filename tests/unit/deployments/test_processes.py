@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path, sleeper: su
     assert ProcessRecord(tmp_path).end_leftovers() == 1
     assert not psutil.pid_exists(sleeper.pid)
     assert ProcessRecord(tmp_path).end_leftovers() == 0
+
+
+def test_what_it_has_started_since_it_was_recorded_is_ended_too(tmp_path: Path) -> None:
+    """A proxy that starts its successor in the last second of its platform, say."""
+    command = [sys.executable, "-c", f"import subprocess, time; subprocess.Popen({SLEEPER!r}); time.sleep(60)"]
+    parent = subprocess.Popen(command)
+    try:
+        known = psutil.Process(parent.pid)
+        while not known.children():
+            time.sleep(0.02)
+        [child] = known.children()
+        (tmp_path / "processes.json").write_text(json.dumps([identity(known)]))
+        assert ProcessRecord(tmp_path).end_leftovers() == 2
+        assert not child.is_running()
+    finally:
+        parent.kill()
+        parent.wait()
 
 
 def test_a_process_that_only_has_the_same_pid_is_left_alone(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
