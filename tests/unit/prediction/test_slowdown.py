@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -79,3 +80,9 @@ def test_what_is_written_down_goes_on_the_same() -> None:
         each.learn(0.3, 0.8, 1.0)
     assert again.snapshot() == slowdown.snapshot()
     assert again.factor != priors.SLOWDOWN
+
+
+def test_of_the_first_surprise_half_is_put_down_to_the_company() -> None:
+    slowdown = Slowdown(1.0)
+    slowdown.learn(1.0, math.exp(0.4), 1.0)
+    assert slowdown.factor == pytest.approx(priors.SLOWDOWN + 0.4 / 2.0)
