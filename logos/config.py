@@ -98,7 +98,7 @@ class SchedulerSection(Declared):
     cost_price_s_per_cent: SecondsOrZero = 2.0
     cost_quality_s: SecondsOrZero = 10.0
     cost_displaced: SecondsOrZero = 0.2
-    swap_threshold: Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)] = 0.7
+    swap_threshold: Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)] = 0.5
     swap_linger_max_s: SecondsOrZero = 20.0
     swap_wait_max_s: Seconds = 55.0
     swap_review_s: Annotated[float, Field(strict=True, ge=0.01, le=3600, allow_inf_nan=False)] = 0.5

@@ -130,6 +130,7 @@ class NodeActor:
             settings.load_s,
             settings.wake_s,
             settings.sleep_s,
+            settings.transitions_at_once,
         )
 
     async def start(self) -> None:

@@ -248,7 +248,8 @@ class Node:
     """One GPU machine of the Ray cluster, as its node actor describes it. `host_memory_mib` 0: not limited.
 
     `sleeps`: whether engines can sleep there (CUDA, ROCm, simulated nodes; not vLLM's CPU build). `load_s`, `wake_s`
-    and `sleep_s` are what it says that engines take there of which nothing better is known.
+    and `sleep_s` are what it says that engines take there of which nothing better is known. `transitions_at_once`:
+    so many of them; further ones wait for their turn. None: no bound.
     """
 
     id: str
@@ -259,6 +260,7 @@ class Node:
     load_s: float | None = None
     wake_s: float | None = None
     sleep_s: float | None = None
+    transitions_at_once: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

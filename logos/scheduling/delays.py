@@ -49,15 +49,12 @@ class Delays:
         return self._transition(engine, ON_THE_WAY[engine.state]).less(self._state.now - engine.since)
 
     def _over(self, claim: Claim) -> Span:
-        """The victims drain together, fall asleep one after the other, and the engine comes."""
-        total = Span(0.0, 0.0)
-        for victim in claim.victims:
-            if victim.state not in {EngineState.ASLEEP, EngineState.COLD}:
-                total = total.then(self._transition(victim, Transition.SLEEP))
+        """The victims drain together and fall asleep, and the engine comes."""
+        serving = [each for each in claim.victims if each.state in {EngineState.AWAKE, EngineState.DRAINING}]
+        drain = self._drains.drain(serving, claim.node)
+        total = Span(drain.gone_s, drain.gone_s + (UNKNOWN_UPPER - 1.0) * drain.seconds)
         kind = Transition.LOAD if claim.sleeper is None else Transition.WAKE
-        total = total.then(self._state.predictor.transition(claim.endpoint_id, claim.node.node.id, kind))
-        drain_s = self._drains.drain_s(claim.victims)
-        return total.then(Span(drain_s, drain_s * UNKNOWN_UPPER))
+        return total.then(self._state.predictor.transition(claim.endpoint_id, claim.node.node.id, kind))
 
     def _turn(self, endpoint: EndpointState) -> Span:
         """Its engine makes room for another, or memory comes free for it some time: once there and back."""

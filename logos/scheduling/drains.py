@@ -1,4 +1,4 @@
-"""How long what runs will run, and what waits would: until engines have drained, in seconds.
+"""How long what runs will run, and what waits would: until engines have drained, and left, in seconds.
 
 Estimates from the predictor's quantiles of answer lengths and pace, for the rules of swapping. Nothing is decided here.
 
@@ -7,19 +7,25 @@ longer, so with `longest` and `total` tokens to come a batch takes
 
     step * longest + sequence * total + what its prompts take
 
-if it has its GPUs to itself. Of engines on the same GPUs each is slower while another is busy, so what one of them
-has to do keeps the others, too, until it has drained. Nobody knows how long answers will be: what runs is judged near
+if it has its GPUs to itself. Of engines on the same GPUs each is slower while another is busy, so what one of them has
+to do keeps the others, too, until it has drained. Who has drained first falls asleep while the others still run; where
+a node does one thing at a time, one after the other. Nobody knows how long answers will be: what runs is judged near
 the 0.9 quantile, for the longest of several is waited for, and what waits nearer to its median.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place
+from logos.prediction.service import Transition
 from logos.prediction.spans import Span
-from logos.scheduling.nodes import Engine
+from logos.scheduling.nodes import Engine, NodeState
 from logos.scheduling.places import PlaceState
 from logos.scheduling.situations import neighbours, neighbours_running
 from logos.scheduling.state import State
@@ -71,13 +77,24 @@ class Batch:
         return self.slowdown * self.alone_s
 
 
+class Leaving(NamedTuple):
+    """What a node has to do until engines have left: how many transitions it is at at once (None: no bound), what
+    leaving takes each of them, by engine id, and when those began that are under way (0 or less), and what they take.
+    """
+
+    at_once: int | None
+    takes_s: Mapping[str, float]
+    under_way: Sequence[tuple[float, float]] = ()
+
+
 class Drain:
     """Engines of one node that drain at the same time, and what may still join them."""
 
-    def __init__(self, batches: dict[str, Batch], neighbourhoods: Sequence[Sequence[str]]) -> None:
+    def __init__(self, batches: dict[str, Batch], neighbourhoods: Sequence[Sequence[str]], leaving: Leaving) -> None:
         """Batches by engine id, and the ids of those that share GPUs."""
         self._batches = batches
-        self._neighbourhoods = [[batches[each] for each in ids] for ids in neighbourhoods]
+        self._neighbourhoods = neighbourhoods
+        self._leaving = leaving
 
     def add(self, engine_id: str, stay: Stay) -> None:
         self._batches[engine_id].add(stay)
@@ -85,7 +102,24 @@ class Drain:
     @property
     def seconds(self) -> float:
         """Until the last of them has drained."""
-        return max(map(_together_s, self._neighbourhoods), default=0.0)
+        return max((end_s for end_s, _ in self._ends()), default=0.0)
+
+    @property
+    def gone_s(self) -> float:
+        """Until the last of them has left, and those that are leaving already. Where the node takes turns, who has
+        drained first leaves first."""
+        at_once, takes_s, under_way = self._leaving
+        leaves = [*under_way, *sorted((end_s, takes_s[engine_id]) for end_s, engine_id in self._ends())]
+        if at_once is None:
+            return max([0.0, *(begins_s + each_s for begins_s, each_s in leaves)])
+        free_s = [-math.inf] * at_once
+        for begins_s, each_s in leaves:
+            heapq.heapreplace(free_s, max(free_s[0], begins_s) + each_s)
+        return max([0.0, *free_s])
+
+    def _ends(self) -> Iterator[tuple[float, str]]:
+        for ids in self._neighbourhoods:
+            yield from zip(_ends_s([self._batches[each] for each in ids]), ids, strict=True)
 
 
 class Drains:
@@ -94,14 +128,10 @@ class Drains:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    def drain_s(self, engines: Sequence[Engine]) -> float:
-        """Until the last of what runs on these engines of one node should be through. 0: nothing runs."""
-        return self.drain(engines).seconds
-
-    def drain(self, engines: Sequence[Engine]) -> Drain:
-        """Of these engines of one node, as things are."""
+    def drain(self, engines: Sequence[Engine], node: NodeState) -> Drain:
+        """Of these engines of a node, as things are."""
         batches = {each.engine_id: self._batch(each, engines) for each in engines}
-        return Drain(batches, _neighbourhoods(engines))
+        return Drain(batches, _neighbourhoods(engines), self._leaving(engines, node))
 
     def stay(self, ticket: Ticket, engine: Engine) -> Stay:
         """What a waiting request would bring."""
@@ -129,6 +159,16 @@ class Drains:
             for ticket in place.running.values():
                 batch.add(Stay(self._left(ticket, token_s)))
         return batch
+
+    def _sleep_s(self, engine: Engine) -> float:
+        return self._state.predictor.transition(engine.endpoint_id, engine.node_id, Transition.SLEEP).p50
+
+    def _leaving(self, engines: Sequence[Engine], node: NodeState) -> Leaving:
+        takes_s = {each.engine_id: self._sleep_s(each) for each in engines}
+        falling = [each for each in node.engines.values() if each.state is EngineState.FALLING_ASLEEP]
+        falling.sort(key=lambda each: each.since)
+        under_way = [(each.since - self._state.now, self._sleep_s(each)) for each in falling]
+        return Leaving(node.node.transitions_at_once, takes_s, under_way)
 
     def _prompts_s(self, place: PlaceState) -> float:
         """Of the prompts in flight, what is still to be computed."""
@@ -163,18 +203,16 @@ class Drains:
         return self._state.endpoints[engine.endpoint_id].places.get(Place(engine.endpoint_id, engine.engine_id))
 
 
-def _together_s(batches: Sequence[Batch]) -> float:
-    """Until all of some engines that share GPUs have drained: who is last is slowed until the last but one has, or by
-    others to the end."""
-    last, others = batches[0], 0.0
-    for each in batches[1:]:
-        if each.beside_s > last.beside_s:
-            last, others = each, max(others, last.beside_s)
-        else:
-            others = max(others, each.beside_s)
-    if last.is_beside:
-        return last.beside_s
-    return last.alone_s + others * (1.0 - 1.0 / last.slowdown)
+def _ends_s(batches: Sequence[Batch]) -> list[float]:
+    """When each of some engines that share GPUs has drained, in their order: who is last is slowed until the last but
+    one has, or by others to the end."""
+    ends = [each.beside_s for each in batches]
+    last = max(range(len(ends)), key=ends.__getitem__)
+    batch = batches[last]
+    if not batch.is_beside:
+        others = max((end for index, end in enumerate(ends) if index != last), default=0.0)
+        ends[last] = batch.alone_s + others * (1.0 - 1.0 / batch.slowdown)
+    return ends
 
 
 def between(span: Span, share: float) -> float:

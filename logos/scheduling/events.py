@@ -14,7 +14,7 @@ from logos.domain.leases import SlotLease
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Mode, Node, Place, Priority
 
-CONTRACT_VERSION = 4
+CONTRACT_VERSION = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,20 +3,22 @@
 While requests wait for a model whose memory is taken, its victims are contested: they go on with what they run, and of
 their own waiting requests they admit those that cost the claimants less than they save. Let
 
-    D  until the victims have drained           S  their sleep and the claimant's wake or load
-    T  what the claimants will take             B  the way back: the claimants' sleep and the victims' wake
-    N  what waits for the claimants, weighted   L = D + S + T + B, what a request waits that is not admitted now
+    D  until the victims have left: they drain together, and who has drained falls asleep when the node gets to it
+    W  the claimant's wake or load              T  what the claimants will take
+    B  the way back: the claimants' sleep and the victims' wake
+    N  what waits for the claimants, weighted   L = D + W + T + B, what a request waits that is not admitted now
 
-A wait of w costs c(w) = w + CONVEXITY * w**3 / L**2 seconds: few who wait very long are as bad as many who wait a
-little. Of the waiting requests of the victims, shortest first, the k are admitted that maximize
+A wait of w costs c(w) = w + CONVEXITY * w**4 / L**3 seconds: few who wait very long are as bad as many
+who wait a little. Of the waiting requests of the victims, shortest first, the k are admitted that maximize
 
     sum over them of c(waited + L) - c(waited)
-    - N * c'(waited there + D + S) * (how much longer the drain becomes)
+    - N * E[c'(waited there + D + W)] * (how much longer D becomes)
 
-where `drains` says how much longer: by what the longest of them needs beyond D, by what each takes from those that run
-beside it, and by what a neighbour that stays busy takes from another. So whatever ends before the drain does is nearly
-free, and the last of a batch is not waited for by many. For the sake of those admitted nobody waits longer than a
-bound, and where requests give up before it, no model is kept out for longer than twice their patience.
+where `drains` says how much longer: by what the longest of them needs beyond what runs, by what each takes from those
+that run beside it, and by what a neighbour that stays busy takes from another. So whatever ends before the drain does
+is nearly free, and the last of a batch is not waited for by many. Of several victims one alone may admit: while the
+others fall asleep it may run on for nothing, also when they have begun to. For the sake of those admitted nobody waits
+longer than a bound, and where requests give up before it, no model is kept out for longer than twice their patience.
 
 When the victims run dry and none is worth admitting they leave, unless so little waits that a swap would cost more
 than it saves: with arrival rates a and b on the two sides of a cycle whose fixed part is O, the mean number waiting is
@@ -29,6 +31,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -38,7 +41,7 @@ from logos.prediction.service import Transition
 from logos.scheduling.dispatching import dispatch
 from logos.scheduling.drains import Drains, Stay
 from logos.scheduling.idling import Idling
-from logos.scheduling.nodes import Engine
+from logos.scheduling.nodes import Engine, NodeState
 from logos.scheduling.places import EndpointState
 from logos.scheduling.state import State
 from logos.scheduling.swapping import Claim, Claims
@@ -48,7 +51,8 @@ from logos.scheduling.transitions import Transitions
 LOOK_AT_MAX = 64  # waiting requests of a victim that are weighed at once
 SAMPLE = 16  # of each claimant's waiting requests, by which T and their patience are judged
 TAKES_UNKNOWN_S = 3.0
-CONVEXITY = 1.5  # how much more a second counts at the end of a long wait than at its beginning
+TOLERANCE_S = 1e-6
+CONVEXITY = 0.5  # how much more a second counts at the end of a long wait than at its beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +61,11 @@ class Stakes:
 
     group: tuple[EndpointState, ...]  # who would come in: the claimant first
     serving: tuple[Engine, ...]  # victims that still serve
+    node: NodeState
     pressure: float  # N
-    drain_s: float  # D
-    away_s: float  # S
+    drain_s: float  # until the last of the victims has drained
+    gone_s: float  # D
+    coming_s: float  # W
     back_s: float  # B
     takes_s: float  # T
     unserved_s: float  # since the claim was made, or since the first that waits has come
@@ -69,18 +75,26 @@ class Stakes:
     @property
     def lost_s(self) -> float:
         """L: what a request of a victim waits if it is not admitted now."""
-        return self.drain_s + self.away_s + self.takes_s + self.back_s
+        return self.away_s + self.takes_s + self.back_s
+
+    @property
+    def away_s(self) -> float:
+        """D + W: until the claimants are served, if nothing more is admitted."""
+        return self.gone_s + self.coming_s
 
     @property
     def cost_per_s(self) -> float:
-        """N * c': what each second costs the claimants by which they come in later."""
-        share = (self.waited_s + self.drain_s + self.away_s) / self.lost_s
-        return self.pressure * (1.0 + 3.0 * CONVEXITY * share * share)
+        """N * E[c']: what each second costs the claimants by which they come in later. They came at about equal
+        distances, so they have waited from nothing to twice the average `a`, and where m is the mean of what they
+        will have waited, E[w**3] is m**3 + m * a**2."""
+        will_wait_s = self.waited_s + self.away_s
+        cubed = will_wait_s * (will_wait_s * will_wait_s + self.waited_s * self.waited_s)
+        return self.pressure * (1.0 + 4.0 * CONVEXITY * cubed / self.lost_s**3)
 
     def saves(self, waited_s: float) -> float:
         """c(waited + L) - c(waited): what it is worth to admit a request of a victim that has waited so long."""
         share = waited_s / self.lost_s
-        return self.lost_s * (1.0 + CONVEXITY * ((1.0 + share) ** 3 - share**3))
+        return self.lost_s * (1.0 + CONVEXITY * ((1.0 + share) ** 4 - share**4))
 
 
 class Applicant(NamedTuple):
@@ -126,19 +140,26 @@ class MarginalSwaps:
     # Judging a claim.
 
     def _judge(self, claim: Claim) -> None:
-        """Admits what pays; then its victims leave, or are looked at again soon."""
-        if claim.is_settled or self._state.claims.get(claim.endpoint_id) is not claim:
+        """Admits what pays; then its victims leave, or are looked at again soon. Those that still run when others have
+        begun to leave may linger, too, but no longer."""
+        if self._state.claims.get(claim.endpoint_id) is not claim:
+            return
+        if claim.is_settled:
+            stakes = self._stakes(claim)
+            while stakes.serving and self._admit(stakes, self._gone_within_s(claim, stakes)):
+                stakes = self._stakes(claim)
             return
         makes_room = self._claims.review(claim, self._displaced)
         if not makes_room and self._claims.is_in_vain(claim):
             self._claims.withdraw(claim)
             return
         stakes = self._stakes(claim)
-        while self._admit(stakes, self._drains_within_s(stakes) if makes_room else math.inf):
+        while self._admit(stakes, self._gone_within_s(claim, stakes) if makes_room else math.inf):
             stakes = self._stakes(claim)
         if any(engine.is_in_transit for engine in claim.node.engines.values()):
             return  # looked at again when that has ended
         if makes_room and self._shall_leave(stakes):
+            claim.leaves_by = self._state.now + stakes.gone_s + self._state.settings.swap_linger_max_s
             self._claims.settle(claim)
         else:
             self._look_again(claim)
@@ -159,7 +180,7 @@ class MarginalSwaps:
         return waiting >= enough or stakes.unserved_s + stakes.away_s >= settings.swap_linger_max_s
 
     def _pays_to_leave_early(self, stakes: Stakes, running: Sequence[Engine]) -> bool:
-        """Some of several victims run nothing: their sleep now, while the others drain, against what all may miss."""
+        """Some of several victims run nothing: their sleep now, while the others drain, against what they miss."""
         drained = [engine for engine in stakes.serving if engine not in running]
         if not drained or stakes.cost_per_s <= 0.0:
             return False
@@ -168,7 +189,7 @@ class MarginalSwaps:
         until_s = stakes.drain_s + min(saves / stakes.cost_per_s, stakes.drain_s)  # what ends by then would be admitted
         missed = sum(
             self._owner(engine).demand.per_s(self._state.now) * max(0.0, until_s - self._usual_stay_s(engine))
-            for engine in stakes.serving
+            for engine in drained
         )
         return stakes.cost_per_s * min(sleep_s, stakes.drain_s) > missed * saves
 
@@ -180,58 +201,83 @@ class MarginalSwaps:
 
     # Admitting.
 
-    def _admit(self, stakes: Stakes, most_s: float) -> bool:
-        """Dispatches the victims' waiting requests that are worth it, as long as the drain takes `most_s` at most;
+    def _admit(self, stakes: Stakes, gone_within_s: float) -> bool:
+        """Dispatches the victims' waiting requests that are worth it, as long as the victims have left in time;
         whether there were any."""
         applicants = self._applicants(stakes)
         if not applicants:
             return False
-        drain = self._drains.drain(stakes.serving)
+        groups = [applicants]
+        if len(stakes.serving) > 1:
+            groups += [[each for each in applicants if each.engine is engine] for engine in stakes.serving]
+        worth = [self._worthwhile(group, stakes, gone_within_s) for group in groups]
+        _, chosen = max(worth, key=operator.itemgetter(0))
+        return sum(self._send(each.ticket, each.engine) for each in chosen) > 0
+
+    def _worthwhile(
+        self, applicants: Sequence[Applicant], stakes: Stakes, gone_within_s: float
+    ) -> tuple[float, Sequence[Applicant]]:
+        """The first so many of them, as far as there are places, that save most, and how much that is; none and 0, if
+        none save anything."""
+        drain = self._drains.drain(stakes.serving, stakes.node)
+        room = {engine.engine_id: self._room(engine) for engine in stakes.serving}
+        taken: dict[str, Applicant] = {}  # by request id: of two replicas one takes it
         best, chosen, saved = 0.0, 0, 0.0
-        for number, each in enumerate(applicants, start=1):
+        for each in applicants:
+            if room[each.engine.engine_id] < 1 or each.ticket.request_id in taken:
+                continue
+            room[each.engine.engine_id] -= 1
             drain.add(each.engine.engine_id, each.stay)
-            if drain.seconds > most_s:
+            gone_s = drain.gone_s
+            if gone_s > gone_within_s + TOLERANCE_S:
                 break
             saved += stakes.saves(self._state.now - each.since)
-            value = saved - stakes.cost_per_s * (drain.seconds - stakes.drain_s)
+            taken[each.ticket.request_id] = each
+            value = saved - stakes.cost_per_s * (gone_s - stakes.gone_s)
             if value > best + 1e-9:
-                best, chosen = value, number
-        return sum(self._send(each.ticket, each.engine) for each in applicants[:chosen]) > 0
+                best, chosen = value, len(taken)
+        return best, list(taken.values())[:chosen]
 
     def _applicants(self, stakes: Stakes) -> list[Applicant]:
         """What waits for the victims, what stays shortest first."""
         found: list[Applicant] = []
         for engine in stakes.serving:
-            place = self._transitions.place_of(engine)
-            if place is None or place.room < 1:
+            if self._room(engine) < 1:
                 continue
             token_s = self._drains.token_s(engine, 1)
             for ticket in itertools.islice(self._owner(engine).queue.waiting(), LOOK_AT_MAX):
+                if not self._owner(engine).queue.may_go(ticket.request_id):
+                    continue  # an older one has been overtaken often enough
                 stay = self._drains.stay(ticket, engine)
                 found.append(Applicant(stay.seconds(token_s), ticket.arrived_at, stay, ticket, engine))
         found.sort(key=lambda each: (each.stays_s, each.since))
         return found
 
+    def _room(self, engine: Engine) -> int:
+        place = self._transitions.place_of(engine)
+        return place.room if place is not None else 0
+
     def _send(self, ticket: Ticket, engine: Engine) -> bool:
-        """Unless the place has filled up meanwhile, or an older request has been overtaken often enough."""
+        """Unless the place has filled up, or by those before it an older one has been overtaken often enough."""
         owner, place = self._owner(engine), self._transitions.place_of(engine)
         if place is None or place.room < 1 or not owner.queue.may_go(ticket.request_id):
             return False
         dispatch(self._state, ticket, owner, place)
         return True
 
-    def _drains_within_s(self, stakes: Stakes) -> float:
-        """What the drain may take at most. For the sake of others nobody waits longer than the bound, or than twice
+    def _gone_within_s(self, claim: Claim, stakes: Stakes) -> float:
+        """By when the victims must have left. For the sake of others nobody waits longer than the bound, or than twice
         what they would wait for its own; and no model is kept out for longer than twice what its requests may wait."""
         bound_s = max(self._state.settings.swap_wait_max_s, 2.0 * stakes.lost_s)
-        return min(bound_s, 2.0 * stakes.patience_s) - stakes.unserved_s - stakes.away_s
+        most_s = min(bound_s, 2.0 * stakes.patience_s) - stakes.unserved_s - stakes.coming_s
+        return min(most_s, claim.leaves_by - self._state.now)
 
     # What is at stake.
 
     def _stakes(self, claim: Claim) -> Stakes:
         group = self._group(claim)
         serving = tuple(each for each in claim.victims if each.state is EngineState.DRAINING)
-        away_s = sum(self._transition_s(each, Transition.SLEEP) for each in serving) + self._coming_s(claim)
+        drain = self._drains.drain(serving, claim.node)
         back_s = sum(self._sleep_of(each, claim) for each in group)
         back_s += max((self._transition_s(each, Transition.WAKE) for each in serving), default=0.0)
         now = self._state.now
@@ -240,9 +286,11 @@ class MarginalSwaps:
         return Stakes(
             tuple(group),
             serving,
+            claim.node,
             pressure,
-            self._drains.drain_s(serving),
-            away_s,
+            drain.seconds,
+            drain.gone_s,
+            self._coming_s(claim),
             back_s,
             self._takes_s(claim, group),
             now - min([claim.since, *(each.arrived_at for each in first)]),
@@ -304,9 +352,7 @@ class MarginalSwaps:
 
     def _price(self, claim: Claim) -> tuple[float, str]:
         """Until the claimant could serve, and what the victims would have served meanwhile."""
-        drain_s = self._drains.drain_s(claim.victims)
-        sleep_s = sum(self._transition_s(each, Transition.SLEEP) for each in claim.victims)
-        wait_s = drain_s + sleep_s + self._coming_s(claim)
+        wait_s = self._drains.drain(claim.victims, claim.node).gone_s + self._coming_s(claim)
         now = self._state.now
         displaced = sum(self._owner(each).demand.per_s(now) / max(self._owner(each).awake, 1) for each in claim.victims)
         return (wait_s * (1.0 + displaced), claim.node.node.id)

@@ -67,7 +67,7 @@ class SchedulerSettings:
     cost_displaced: float = 0.2
 
     # Swapping (policy `slo`; `marginal_swaps` says what they mean).
-    swap_threshold: float = 0.7  # of the number waiting at which a two-sided cycle is best
+    swap_threshold: float = 0.5  # of the number waiting at which a two-sided cycle is best
     swap_linger_max_s: float = 20.0
     swap_wait_max_s: float = 55.0
     swap_review_s: float = 0.5

@@ -6,6 +6,7 @@ decided by the rules of swapping (`first_come`, `reference_swaps`, `marginal_swa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,6 +34,7 @@ class Claim:
     since: float
     is_for_good: bool = False  # its victims stop: asleep, they would leave too little
     is_settled: bool = False
+    leaves_by: float = math.inf  # once it is settled: what its victims still admit must not keep them beyond it
     timer: Timer | None = None
 
     @property

@@ -281,7 +281,14 @@ class _Builder:
             )
             for name in declared.names:
                 yield WorldNode(
-                    Node(name, POOL_ID, gpus, declared.host_memory_mib, declared.sleeps),
+                    Node(
+                        name,
+                        POOL_ID,
+                        gpus,
+                        declared.host_memory_mib,
+                        declared.sleeps,
+                        transitions_at_once=declared.transitions_at_once,
+                    ),
                     engines,
                     declared.transitions_at_once,
                     declared.slowness,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ from logos.domain.leases import SlotLease
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place
 from logos.scheduling.commands import Command
+from logos.scheduling.drains import Drains
 from logos.scheduling.events import EngineSeen, Event, Request
 from tests.scenarios.platform import Mishaps, Platform
 from tests.scenarios.world import World, catalogue, dispatched, node, pooled, request, revokes, sleeps, wakes
@@ -256,7 +258,7 @@ def test_with_nobody_waiting_there_are_no_cycles() -> None:
 
 def running(tokens: int, **settings: object) -> World:
     """m1 runs `x`, which has `tokens` at most to go; requests for m2 wait and claim its memory."""
-    it = world("slo", parallel=16, **settings)
+    it = world("slo", **{"parallel": 16} | settings)
     it.arrives(patient("x", 1, output_tokens_max=tokens))
     return it
 
@@ -297,6 +299,95 @@ def test_an_idle_engine_that_gets_busy_slows_the_drain_beside_it_which_many_clai
         it.arrive(*(patient(f"a{each}", 4) for each in range(waiting)))
         assert it.states()[TWO] == "draining"
         assert dispatched(it.arrives(patient("beside", 2, output_tokens_max=200))) == admitted
+
+
+def two_for_one(*running_tokens: int, at_once: int | None = 1, parallel: int = 4, **settings: object) -> World:
+    """m1 and m2 are awake, and run one request each of at most so many tokens; m4 would need the memory of both."""
+    models = (pooled(1, parallel=parallel), pooled(2, parallel=parallel), pooled(4, gib=32))
+    it = Prompt(*models, policy="slo", **settings)
+    engines = (EngineSeen(each, int(each[3]), (0,), EngineState.AWAKE, 16 * GIB) for each in (ONE, TWO))
+    machine = replace(node("n", 32), transitions_at_once=at_once)
+    it.node_seen(machine, *engines, EngineSeen(FOUR, 4, (0,), EngineState.ASLEEP, 32 * GIB))
+    served(it, 1, 1)
+    served(it, 2, 1)
+    until(it, 150.0)
+    for endpoint_id, tokens in enumerate(running_tokens, start=1):
+        it.arrives(patient(f"x{endpoint_id}", endpoint_id, output_tokens_max=tokens))
+    return it
+
+
+def test_of_two_victims_one_alone_may_run_on_while_the_other_falls_asleep() -> None:
+    """Whoever is asked: what ends by then is not waited for, and no sleep is waited for twice."""
+    for tokens, admitted in ((250, ["longer"]), (900, [])):
+        for endpoint_id in (1, 2):
+            it = two_for_one(200, 200)
+            it.arrive(*(patient(f"a{each}", 4) for each in range(500)))
+            assert it.states()[ONE] == it.states()[TWO] == "draining"
+            longer = patient("longer", endpoint_id, output_tokens_max=tokens)
+            assert dispatched(it.arrives(longer)) == admitted
+            other = patient("other", 3 - endpoint_id, output_tokens_max=250)
+            assert dispatched(it.arrives(other)) == ([] if admitted else ["other"])
+
+
+def test_who_runs_on_alone_takes_all_of_its_own_that_is_worth_it_past_shorter_ones_of_the_other() -> None:
+    it = two_for_one(200, 200)
+    it.arrive(*(patient(f"a{each}", 4) for each in range(500)))
+    assert dispatched(it.arrives(patient("first", 1, output_tokens_max=205))) == ["first"]
+    assert dispatched(it.arrives(patient("other", 2, output_tokens_max=212))) == []
+    assert dispatched(it.arrives(patient("second", 1, output_tokens_max=214))) == ["second"]
+
+
+def test_where_a_node_takes_no_turns_nobody_falls_asleep_for_anothers_good() -> None:
+    it = two_for_one(200, 200, at_once=None)
+    it.arrive(*(patient(f"a{each}", 4) for each in range(500)))
+    assert dispatched(it.arrives(patient("longer", 1, output_tokens_max=250))) == []
+
+
+def test_while_one_victim_falls_asleep_the_other_still_admits_what_ends_by_then() -> None:
+    for tokens, admitted in ((30, ["late"]), (900, [])):
+        it = two_for_one(30)
+        commands = it.arrive(*(patient(f"a{each}", 4) for each in range(500)))
+        assert sleeps(commands) == [TWO]
+        assert dispatched(it.arrives(patient("late", 1, output_tokens_max=tokens))) == admitted
+        assert it.states()[ONE] == "draining"
+
+
+def test_once_a_victim_has_left_the_other_does_not_run_on_and_on() -> None:
+    """Each of a stream of short requests ends about when the one before it should, and lets the next one in."""
+    it = two_for_one(30, parallel=16, swap_linger_max_s=2.0)
+    assert sleeps(it.arrive(*(patient(f"a{each}", 4) for each in range(500)))) == [TWO]
+    state = it.scheduler._state
+    gone_s = Drains(state).drain([state.engines[ONE]], state.nodes["n"]).gone_s
+    admitted = [dispatched(it.arrives(patient("s0", 1, output_tokens_max=20)))]
+    it.finishes("x1")
+    for number in range(1, 60):
+        it.passes(0.25)
+        admitted.append(dispatched(it.arrives(patient(f"s{number}", 1, output_tokens_max=20))))
+        it.finishes(f"s{number - 1}")
+        if it.states()[ONE] != "draining":
+            break
+    assert admitted[:4] == [["s0"], ["s1"], ["s2"], ["s3"]]
+    assert it.states()[ONE] == "falling_asleep"
+    assert it.now - 150.0 < gone_s + 2.0 + 1.0
+
+
+def test_one_that_may_not_overtake_keeps_nobody_of_another_victim_back() -> None:
+    """`old` would take too long for those who wait, and nobody may go before it; what waits for m2 may."""
+    it = two_for_one(200, 200, overtakes_mid=0)
+    it.arrive(*(patient(f"a{each}", 4) for each in range(500)))
+    assert dispatched(it.arrives(patient("old", 1, output_tokens_max=3000))) == []
+    assert dispatched(it.arrives(patient("kept", 1, output_tokens_max=250))) == []
+    assert dispatched(it.arrives(patient("free", 2, output_tokens_max=250))) == ["free"]
+
+
+def test_what_finds_no_place_anyway_does_not_speak_for_what_does() -> None:
+    """One costs those who wait more than it saves, however many like it wait for the one place that is free."""
+    for waiting in (1, 5, 20):
+        it = running(600, parallel=2)
+        it.arrive(*(patient(f"a{each}", 2) for each in range(10)))
+        assert it.states()[ONE] == "draining"
+        commands = it.arrive(*(patient(f"b{each}", 1, output_tokens_max=900) for each in range(waiting)))
+        assert dispatched(commands) == []
 
 
 def test_once_the_claimants_would_wait_beyond_the_bound_nothing_more_is_admitted() -> None:
@@ -408,7 +499,7 @@ def test_an_idle_victim_leaves_before_the_others_have_drained_if_many_wait() -> 
 def test_a_victim_in_demand_lingers_until_enough_waits_for_the_claimant() -> None:
     it = world("slo", parallel=1)
     for _ in range(12):
-        served(it, 1, 1)
+        served(it, 1, 2)
         it.passes(10.0)
     assert sleeps(it.arrives(patient("a", 2))) == []
     assert it.states()[ONE] == "draining"

@@ -67,6 +67,11 @@ def test_the_memory_figures_are_those_of_the_ledger() -> None:
     assert (spec.memory_per_gpu_mib, spec.residue_per_gpu_mib, spec.host_mib) == (600, 10, 600)
 
 
+def test_the_scheduler_is_told_how_many_transitions_a_node_makes_at_once() -> None:
+    found = [world(node(("a", "asleep"), **said)).nodes[0] for said in ({}, {"transitions_at_once": 2})]
+    assert [each.node.transitions_at_once for each in found] == [None, 2]
+
+
 ONE_NODE = [node()]
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a model larger than any node": (

@@ -212,6 +212,7 @@ async def test_a_stop_does_not_wait_for_the_rest(lives: Lives) -> None:
 
 async def test_transitions_take_turns_where_only_so_many_may_go_on_at_once(lives: Lives) -> None:
     node = await lives.begin(transitions_at_once=1)
+    assert node.node.transitions_at_once == 1  # the scheduler is told
     await asyncio.gather(node.load(order("n/m/1")), node.load(order("n/m/2")))
     clock = asyncio.get_running_loop().time
     began = clock()

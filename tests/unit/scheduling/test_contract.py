@@ -12,15 +12,15 @@ from typing import get_args
 import pytest
 
 from logos.domain.leases import SlotLease
-from logos.domain.nouns import Place
+from logos.domain.nouns import Node, Place
 from logos.scheduling import commands, events
 
 # Version and fingerprint belong together.
-CONTRACT = (4, "2d8f302d7939938a")
+CONTRACT = (5, "db44d4e99e9b61d9")
 
 EVENTS = get_args(events.Event)
 COMMANDS = get_args(commands.Command)
-VALUES = (events.Candidate, events.Request, events.Met, events.Ended, events.EngineSeen, SlotLease)
+VALUES = (events.Candidate, events.Request, events.Met, events.Ended, events.EngineSeen, SlotLease, Node)
 
 
 def shape(kind: type) -> str:

@@ -63,8 +63,14 @@ def test_who_must_be_made_room_for_waits_for_drain_and_sleep_and_load() -> None:
     assert idle_s == pytest.approx(told.takes(1, SLEEP).p50 + told.takes(2, LOAD).p50)
     told.arrives(request("x", 1, output_tokens_max=100))
     state = told.scheduler._state
-    drain_s = Drains(state).drain_s([state.engines["n/m1/9"]])
+    drain_s = Drains(state).drain([state.engines["n/m1/9"]], state.nodes["n"]).seconds
     assert drain_s > 0.0
+    assert told.delay(2).p50 == pytest.approx(idle_s + drain_s)
+    sleep_s = told.takes(1, SLEEP).p50
+    gone = Span(sleep_s + drain_s, sleep_s + 2.0 * drain_s)  # nobody knows how long answers will be
+    assert told.delay(2).p90 == pytest.approx(gone.then(told.takes(2, LOAD)).p90)
+    told.arrives(request("a", 2))
+    assert told.states()["n/m1/9"] == "draining"
     assert told.delay(2).p50 == pytest.approx(idle_s + drain_s)
 
 

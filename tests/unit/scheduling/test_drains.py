@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place
-from logos.scheduling.drains import JUDGED_FOR_S, RUNNING_UPPER, WAITING_UPPER, Batch, Drain, Drains, Stay, between
+from logos.prediction.service import Transition
+from logos.scheduling.drains import (
+    JUDGED_FOR_S,
+    RUNNING_UPPER,
+    WAITING_UPPER,
+    Batch,
+    Drain,
+    Drains,
+    Leaving,
+    Stay,
+    between,
+)
 from logos.scheduling.events import EngineSeen, FirstToken
 from logos.scheduling.nodes import Engine
 from logos.scheduling.state import State
 from tests.scenarios.world import World, node, pooled, request
 
 GIB = 1024
+LEAVES_S = 5.0
 ENGINE_ID, OTHER_ID, THIRD_ID = "n/m1/1", "n/m2/2", "n/m3/3"
 
 
@@ -33,6 +46,14 @@ def answer(state: State, allowed: int | None = None, key_id: int = 1) -> float:
     return between(state.predictor.answers.span(1, key_id, allowed), RUNNING_UPPER)
 
 
+def drain_s(state: State, engines: Sequence[Engine]) -> float:
+    return Drains(state).drain(engines, state.nodes["n"]).seconds
+
+
+def gone_s(state: State, engines: Sequence[Engine]) -> float:
+    return Drains(state).drain(engines, state.nodes["n"]).gone_s
+
+
 def pace(state: State) -> tuple[float, float]:
     """Seconds for a step, and for each sequence in it."""
     one, two = (state.predictor.tpot(1, each).p50 for each in (1, 2))
@@ -44,45 +65,45 @@ def pace(state: State) -> tuple[float, float]:
 
 def test_what_runs_nothing_has_drained() -> None:
     _, state, engine = running()
-    assert Drains(state).drain_s([engine]) == 0.0
-    assert Drains(state).drain_s([]) == 0.0
+    assert drain_s(state, [engine]) == 0.0
+    assert drain_s(state, []) == 0.0
 
 
 def test_an_engine_without_a_place_has_drained() -> None:
     _, state, engine = running()
     del state.endpoints[1].places[Place(1, ENGINE_ID)]
-    assert Drains(state).drain_s([engine]) == 0.0
+    assert drain_s(state, [engine]) == 0.0
 
 
 def test_it_takes_a_step_for_each_token_of_the_longest_and_a_little_for_each_token_of_all() -> None:
     _, state, engine = running(100, 1000, 10)
     step_s, sequence_s = pace(state)
     longest, total = answer(state, 1000), sum(answer(state, each) for each in (100, 1000, 10))
-    assert Drains(state).drain_s([engine]) == pytest.approx(step_s * longest + sequence_s * total)
+    assert drain_s(state, [engine]) == pytest.approx(step_s * longest + sequence_s * total)
 
 
 def test_prompts_that_are_still_computed_take_their_time() -> None:
     world, state, engine = running()
     world.arrives(request("short", output_tokens_max=10))
-    before = Drains(state).drain_s([engine])
+    before = drain_s(state, [engine])
     world, state, engine = running()
     world.arrives(request("long", output_tokens_max=10, prompt_tokens=5000))
     token_s, pair_s = state.predictor.prompt_cost_s(1)
-    more_s = Drains(state).drain_s([engine]) - before
+    more_s = drain_s(state, [engine]) - before
     assert more_s > 0.9 * 4000 * token_s
     assert pair_s >= 0.0
     state.now += more_s
-    assert Drains(state).drain_s([engine]) == pytest.approx(before, rel=0.2)
+    assert drain_s(state, [engine]) == pytest.approx(before, rel=0.2)
 
 
 def test_tokens_that_have_come_are_not_waited_for_again() -> None:
     world, state, engine = running(1000)
-    before = Drains(state).drain_s([engine])
+    before = drain_s(state, [engine])
     world.starts("r0")
     world.hears(FirstToken(world.now, "r0", 0.1))
     world.now += before / 2
     world.hears(FirstToken(world.now, "r0"))  # time passes in the core; a second one changes nothing
-    assert 0.0 < Drains(state).drain_s([engine]) < 0.75 * before
+    assert 0.0 < drain_s(state, [engine]) < 0.75 * before
 
 
 def test_what_takes_longer_than_expected_still_needs_a_token() -> None:
@@ -91,18 +112,18 @@ def test_what_takes_longer_than_expected_still_needs_a_token() -> None:
     world.hears(FirstToken(world.now, "r0", 0.1))
     world.now += 500.0
     world.hears(FirstToken(world.now, "r0"))
-    assert Drains(state).drain_s([engine]) == pytest.approx(state.predictor.tpot(1, 1).p50)
+    assert drain_s(state, [engine]) == pytest.approx(state.predictor.tpot(1, 1).p50)
 
 
 def test_what_was_worked_out_stands_for_a_moment() -> None:
     world, state, engine = running(1000)
     world.starts("r0")
     world.hears(FirstToken(world.now, "r0", 0.1))
-    first = Drains(state).drain_s([engine])
+    first = drain_s(state, [engine])
     state.now += JUDGED_FOR_S * 0.9
-    assert Drains(state).drain_s([engine]) == first
+    assert drain_s(state, [engine]) == first
     state.now += JUDGED_FOR_S
-    assert Drains(state).drain_s([engine]) < first
+    assert drain_s(state, [engine]) < first
     assert world.now < state.now
 
 
@@ -111,7 +132,7 @@ def test_of_what_runs_under_a_lease_the_length_is_that_of_anybodys_answers() -> 
     world.gateway_seen("g2", running=(("y", Place(1, ENGINE_ID)),))
     step_s, sequence_s = pace(state)
     longest, total = answer(state, key_id=-1), answer(state, key_id=-1) + answer(state, 10)
-    assert Drains(state).drain_s([engine]) == pytest.approx(step_s * longest + sequence_s * total)
+    assert drain_s(state, [engine]) == pytest.approx(step_s * longest + sequence_s * total)
 
 
 def test_a_busy_neighbour_slows_what_drains_and_one_that_drains_with_it_until_it_has() -> None:
@@ -123,12 +144,12 @@ def test_a_busy_neighbour_slows_what_drains_and_one_that_drains_with_it_until_it
     world.arrive(request("long", 1, output_tokens_max=1000), request("short", 2, output_tokens_max=100))
     state = world.scheduler._state
     long, short = (state.engines[each] for each in (ENGINE_ID, OTHER_ID))
-    drains, slowdown = Drains(state), state.predictor.tpot(1, 1, 1).p50 / state.predictor.tpot(1, 1).p50
+    slowdown = state.predictor.tpot(1, 1, 1).p50 / state.predictor.tpot(1, 1).p50
     alone_s = slowdown_free(state, 1000)
     assert slowdown > 1.1
-    assert drains.drain_s([long]) == pytest.approx(slowdown * alone_s)
+    assert drain_s(state, [long]) == pytest.approx(slowdown * alone_s)
     extra_s = (slowdown - 1.0) * slowdown_free(state, 100)
-    assert drains.drain_s([long, short]) == pytest.approx(alone_s + extra_s)
+    assert drain_s(state, [long, short]) == pytest.approx(alone_s + extra_s)
 
 
 def slowdown_free(state: State, allowed: int) -> float:
@@ -146,9 +167,9 @@ def batch(longest: float = 0.0, *, slowdown: float = 1.5, is_beside: bool = Fals
     return made
 
 
-def together(*batches: Batch) -> Drain:
+def together(*batches: Batch, at_once: int | None = 1, under_way: Sequence[tuple[float, float]] = ()) -> Drain:
     ids = [str(number) for number, _ in enumerate(batches)]
-    return Drain(dict(zip(ids, batches, strict=True)), [ids])
+    return Drain(dict(zip(ids, batches, strict=True)), [ids], Leaving(at_once, dict.fromkeys(ids, LEAVES_S), under_way))
 
 
 def test_who_ends_before_the_longest_costs_only_a_place_in_the_batch() -> None:
@@ -188,17 +209,76 @@ def test_who_is_last_is_slowed_by_its_own_slowdown_until_the_last_but_one_has_dr
 def test_what_joins_never_makes_a_drain_shorter(seed: int) -> None:
     chance = random.Random(seed)
     drain = together(*(batch(slowdown=chance.uniform(1.0, 3.0), is_beside=chance.random() < 0.2) for _ in range(3)))
-    seconds = [0.0]
+    seconds, gone_s = [0.0], [3 * LEAVES_S]
     for _ in range(60):
         drain.add(str(chance.randrange(3)), Stay(chance.uniform(1.0, 400.0), chance.choice([0.0, 0.5])))
         seconds.append(drain.seconds)
+        gone_s.append(drain.gone_s)
     assert seconds == sorted(seconds)
     assert seconds[-1] > seconds[0]
+    assert gone_s == sorted(gone_s)
 
 
 def test_engines_on_other_gpus_drain_at_their_own_pace() -> None:
     batches = {"a": batch(100.0), "b": batch(300.0)}
-    assert Drain(batches, [["a"], ["b"]]).seconds == pytest.approx(9.6)
+    assert Drain(batches, [["a"], ["b"]], Leaving(None, {"a": 1.0, "b": 1.0})).seconds == pytest.approx(9.6)
+
+
+# Until they have left.
+
+
+def test_they_leave_one_by_one() -> None:
+    assert together(batch(), batch()).gone_s == pytest.approx(2 * LEAVES_S)
+    alone = together(batch(100.0))
+    assert alone.gone_s == pytest.approx(alone.seconds + LEAVES_S)
+
+
+def test_who_has_drained_leaves_while_the_other_still_runs() -> None:
+    drain = together(batch(100.0), batch())
+    assert drain.gone_s == pytest.approx(LEAVES_S + LEAVES_S)  # 3.2 s, which the other's leaving covers
+    drain.add("0", Stay(200.0))
+    assert drain.seconds > LEAVES_S
+    assert drain.gone_s == pytest.approx(drain.seconds + LEAVES_S)
+
+
+def test_it_matters_who_drains_first_where_leaving_takes_longer() -> None:
+    leaves_s = {"a": 1.0, "b": 9.0}
+    for first, gone_s in (("a", 3.2 + 9.0), ("b", 9.0 + 1.0)):
+        batches = {each: batch(0.0 if each == first else 100.0) for each in ("a", "b")}
+        assert Drain(batches, [["a", "b"]], Leaving(1, leaves_s)).gone_s == pytest.approx(gone_s)
+
+
+def test_nobody_leaves_before_the_node_is_through_with_what_it_is_at() -> None:
+    under_way = [(-10.0, 20.0), (-10.0, 20.0)]  # the second waits for its turn
+    assert together(batch(100.0), under_way=under_way).gone_s == pytest.approx(30.0 + LEAVES_S)
+    assert together(batch(1000.0), under_way=under_way).gone_s == pytest.approx(32.0 + LEAVES_S)
+    assert together(batch(100.0), under_way=under_way, at_once=2).gone_s == pytest.approx(10.0 + LEAVES_S)
+
+
+def test_where_a_node_takes_no_turns_they_leave_side_by_side() -> None:
+    assert together(batch(), batch(), at_once=None).gone_s == pytest.approx(LEAVES_S)
+    assert together(batch(), batch(), at_once=2).gone_s == pytest.approx(LEAVES_S)
+    long = together(batch(100.0), batch(), at_once=None)
+    assert long.gone_s == pytest.approx(long.seconds + LEAVES_S)
+    assert together(batch(), batch(), batch(), at_once=2).gone_s == pytest.approx(2 * LEAVES_S)
+
+
+def test_a_node_is_busy_for_as_long_as_engines_are_still_falling_asleep() -> None:
+    """m2 began 1 s before m3 did, which waits for it."""
+    world = World(*(pooled(each, parallel=8) for each in (1, 2, 3)), policy="slo")
+    engines = {ENGINE_ID: EngineState.AWAKE, THIRD_ID: EngineState.FALLING_ASLEEP, OTHER_ID: EngineState.FALLING_ASLEEP}
+    seen = (EngineSeen(each, int(each[3]), (0,), state, 16 * GIB) for each, state in engines.items())
+    world.node_seen(replace(node("n", 60), transitions_at_once=1), *seen)
+    state = world.scheduler._state
+    state.engines[OTHER_ID].since = state.now - 1.0
+    one, two, three = (state.predictor.transition(each, "n", Transition.SLEEP).p50 for each in (1, 2, 3))
+    engine = state.engines[ENGINE_ID]
+    assert gone_s(state, [engine]) == pytest.approx(two - 1.0 + three + one)
+    state.now += two - 1.0
+    assert gone_s(state, [engine]) == pytest.approx(three + one)
+    state.now += 2.0 * two
+    assert gone_s(state, [engine]) == pytest.approx(one)
+    assert gone_s(state, []) == 0.0
 
 
 def test_an_engine_between_two_others_makes_neighbours_of_them_in_any_order() -> None:
@@ -212,10 +292,9 @@ def test_an_engine_between_two_others_makes_neighbours_of_them_in_any_order() ->
     world.arrive(*(request(str(each), each, output_tokens_max=500) for each in (1, 2)))
     state = world.scheduler._state
     one, two, both = (state.engines[each] for each in gpus)
-    drains = Drains(state)
-    apart_s = drains.drain_s([one, two])
+    apart_s = drain_s(state, [one, two])
     orders = ([one, two, both], [both, two, one], [one, both, two])
-    found = {round(drains.drain_s(order), 9) for order in orders}
+    found = {round(drain_s(state, order), 9) for order in orders}
     assert len(found) == 1
     assert found.pop() > apart_s
 

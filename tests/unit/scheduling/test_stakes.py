@@ -7,13 +7,17 @@ from dataclasses import replace
 import pytest
 
 from logos.scheduling.marginal_swaps import CONVEXITY, Stakes
+from logos.scheduling.nodes import NodeState
+from tests.scenarios.world import node
 
 STAKES = Stakes(
     group=(),
     serving=(),
+    node=NodeState(node("n", 24)),
     pressure=4.0,
     drain_s=10.0,
-    away_s=5.0,
+    gone_s=13.0,
+    coming_s=2.0,
     back_s=7.0,
     takes_s=8.0,
     unserved_s=12.0,
@@ -24,7 +28,7 @@ STAKES = Stakes(
 
 def cost(waited_s: float) -> float:
     """c(w), in seconds."""
-    return waited_s + CONVEXITY * waited_s**3 / STAKES.lost_s**2
+    return waited_s + CONVEXITY * waited_s**4 / STAKES.lost_s**3
 
 
 def test_who_is_not_admitted_waits_for_the_drain_the_way_there_their_turn_and_the_way_back() -> None:
@@ -36,10 +40,19 @@ def test_what_is_saved_is_the_cost_of_waiting_so_much_longer(waited_s: float) ->
     assert STAKES.saves(waited_s) == pytest.approx(cost(waited_s + 30.0) - cost(waited_s))
 
 
-def test_a_second_costs_the_claimants_the_slope_of_the_cost_at_what_they_will_have_waited() -> None:
-    will_have_waited_s = 6.0 + 10.0 + 5.0
-    slope = (cost(will_have_waited_s + 1e-4) - cost(will_have_waited_s - 1e-4)) / 2e-4
-    assert STAKES.cost_per_s == pytest.approx(4.0 * slope)
+def slope(waited_s: float) -> float:
+    return (cost(waited_s + 1e-4) - cost(waited_s - 1e-4)) / 2e-4
+
+
+def test_a_second_costs_claimants_that_have_just_come_the_slope_at_what_they_will_have_waited() -> None:
+    assert replace(STAKES, waited_s=0.0).cost_per_s == pytest.approx(4.0 * slope(13.0 + 2.0))
+
+
+def test_of_waits_that_differ_the_long_ones_count_for_more() -> None:
+    """1,000 that came at equal distances over 12 s and wait 15 s more, against the mean of their slopes."""
+    waits = [15.0 + 12.0 * (number + 0.5) / 1000.0 for number in range(1000)]
+    assert STAKES.cost_per_s == pytest.approx(4.0 * sum(map(slope, waits)) / 1000.0, rel=1e-4)
+    assert STAKES.cost_per_s > 1.02 * 4.0 * slope(15.0 + 6.0)
 
 
 def test_it_costs_more_the_longer_they_have_waited_and_the_more_they_are() -> None:
