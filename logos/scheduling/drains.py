@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,6 +86,16 @@ class Leaving(NamedTuple):
     takes_s: Mapping[str, float]
     under_way: Sequence[tuple[float, float]] = ()
 
+    def gone_s(self, ends: Iterable[tuple[float, str]]) -> float:
+        """Until all have left of which these have drained then, in this order, and those under way."""
+        leaves = [*self.under_way, *((end_s, self.takes_s[engine_id]) for end_s, engine_id in ends)]
+        if self.at_once is None:
+            return max([0.0, *(begins_s + each_s for begins_s, each_s in leaves)])
+        free_s = [-math.inf] * self.at_once
+        for begins_s, each_s in leaves:
+            heapq.heapreplace(free_s, max(free_s[0], begins_s) + each_s)
+        return max([0.0, *free_s])
+
 
 class Drain:
     """Engines of one node that drain at the same time, and what may still join them."""
@@ -108,14 +118,13 @@ class Drain:
     def gone_s(self) -> float:
         """Until the last of them has left, and those that are leaving already. Where the node takes turns, who has
         drained first leaves first."""
-        at_once, takes_s, under_way = self._leaving
-        leaves = [*under_way, *sorted((end_s, takes_s[engine_id]) for end_s, engine_id in self._ends())]
-        if at_once is None:
-            return max([0.0, *(begins_s + each_s for begins_s, each_s in leaves)])
-        free_s = [-math.inf] * at_once
-        for begins_s, each_s in leaves:
-            heapq.heapreplace(free_s, max(free_s[0], begins_s) + each_s)
-        return max([0.0, *free_s])
+        return self._leaving.gone_s(sorted(self._ends()))
+
+    @property
+    def covered_s(self) -> float:
+        """How much sooner that is because who has drained does not wait for the others."""
+        seconds = self.seconds
+        return self._leaving.gone_s([(seconds, engine_id) for _, engine_id in self._ends()]) - self.gone_s
 
     def _ends(self) -> Iterator[tuple[float, str]]:
         for ids in self._neighbourhoods:

@@ -65,6 +65,7 @@ class Stakes:
     pressure: float  # N
     drain_s: float  # until the last of the victims has drained
     gone_s: float  # D
+    covered_s: float  # how much sooner that is because who has drained does not wait for the others
     coming_s: float  # W
     back_s: float  # B
     takes_s: float  # T
@@ -184,14 +185,13 @@ class MarginalSwaps:
         drained = [engine for engine in stakes.serving if engine not in running]
         if not drained or stakes.cost_per_s <= 0.0:
             return False
-        sleep_s = max(self._transition_s(engine, Transition.SLEEP) for engine in drained)
         saves = stakes.saves(0.0)
         until_s = stakes.drain_s + min(saves / stakes.cost_per_s, stakes.drain_s)  # what ends by then would be admitted
         missed = sum(
             self._owner(engine).demand.per_s(self._state.now) * max(0.0, until_s - self._usual_stay_s(engine))
             for engine in drained
         )
-        return stakes.cost_per_s * min(sleep_s, stakes.drain_s) > missed * saves
+        return stakes.cost_per_s * stakes.covered_s > missed * saves
 
     def _look_again(self, claim: Claim) -> None:
         self._state.timers.cancel(claim.timer)
@@ -290,6 +290,7 @@ class MarginalSwaps:
             pressure,
             drain.seconds,
             drain.gone_s,
+            drain.covered_s,
             self._coming_s(claim),
             back_s,
             self._takes_s(claim, group),

@@ -263,6 +263,21 @@ def running(tokens: int, **settings: object) -> World:
     return it
 
 
+def two_for_one(*running_tokens: int, at_once: int | None = 1, parallel: int = 4, **settings: object) -> World:
+    """m1 and m2 are awake, and run one request each of at most so many tokens; m4 would need the memory of both."""
+    models = (pooled(1, parallel=parallel), pooled(2, parallel=parallel), pooled(4, gib=32))
+    it = Prompt(*models, policy="slo", **settings)
+    engines = (EngineSeen(each, int(each[3]), (0,), EngineState.AWAKE, 16 * GIB) for each in (ONE, TWO))
+    machine = replace(node("n", 32), transitions_at_once=at_once)
+    it.node_seen(machine, *engines, EngineSeen(FOUR, 4, (0,), EngineState.ASLEEP, 32 * GIB))
+    served(it, 1, 1)
+    served(it, 2, 1)
+    until(it, 150.0)
+    for endpoint_id, tokens in enumerate(running_tokens, start=1):
+        it.arrives(patient(f"x{endpoint_id}", endpoint_id, output_tokens_max=tokens))
+    return it
+
+
 def test_what_ends_before_the_drain_does_is_admitted_however_many_wait() -> None:
     it = running(1000)
     it.arrive(*(patient(f"a{each}", 2) for each in range(20)))
@@ -288,32 +303,12 @@ def test_one_more_slows_those_that_run_beside_it_which_many_claimants_feel() -> 
 def test_an_idle_engine_that_gets_busy_slows_the_drain_beside_it_which_many_claimants_feel() -> None:
     """m4 would need the memory of both; m1 runs, and what comes for m2 would end before m1 has drained."""
     for waiting, admitted in ((10, ["beside"]), (60, [])):
-        it = Prompt(pooled(1), pooled(2), pooled(4, gib=32), policy="slo")
-        engines = (EngineSeen(each, int(each[3]), (0,), EngineState.AWAKE, 16 * GIB) for each in (ONE, TWO))
-        it.node_seen(node("n", 32), *engines, EngineSeen(FOUR, 4, (0,), EngineState.ASLEEP, 32 * GIB))
-        served(it, 1, 1)
-        served(it, 2, 1)
-        until(it, 150.0)
+        it = two_for_one()
         served(it, 2, 10)
         it.arrives(patient("x", 1, output_tokens_max=600))
         it.arrive(*(patient(f"a{each}", 4) for each in range(waiting)))
         assert it.states()[TWO] == "draining"
         assert dispatched(it.arrives(patient("beside", 2, output_tokens_max=200))) == admitted
-
-
-def two_for_one(*running_tokens: int, at_once: int | None = 1, parallel: int = 4, **settings: object) -> World:
-    """m1 and m2 are awake, and run one request each of at most so many tokens; m4 would need the memory of both."""
-    models = (pooled(1, parallel=parallel), pooled(2, parallel=parallel), pooled(4, gib=32))
-    it = Prompt(*models, policy="slo", **settings)
-    engines = (EngineSeen(each, int(each[3]), (0,), EngineState.AWAKE, 16 * GIB) for each in (ONE, TWO))
-    machine = replace(node("n", 32), transitions_at_once=at_once)
-    it.node_seen(machine, *engines, EngineSeen(FOUR, 4, (0,), EngineState.ASLEEP, 32 * GIB))
-    served(it, 1, 1)
-    served(it, 2, 1)
-    until(it, 150.0)
-    for endpoint_id, tokens in enumerate(running_tokens, start=1):
-        it.arrives(patient(f"x{endpoint_id}", endpoint_id, output_tokens_max=tokens))
-    return it
 
 
 def test_of_two_victims_one_alone_may_run_on_while_the_other_falls_asleep() -> None:
@@ -482,15 +477,9 @@ def test_once_it_has_run_dry_a_victim_with_too_long_requests_leaves_them_behind(
 
 
 def test_an_idle_victim_leaves_before_the_others_have_drained_if_many_wait() -> None:
-    """m4 would need the memory of both; m1 runs, m2 idles."""
-    for waiting, left in ((1, []), (20, [TWO])):
-        it = Prompt(pooled(1), pooled(2), pooled(4, gib=32), policy="slo")
-        engines = (EngineSeen(each, int(each[3]), (0,), EngineState.AWAKE, 16 * GIB) for each in (ONE, TWO))
-        it.node_seen(node("n", 32), *engines, EngineSeen(FOUR, 4, (0,), EngineState.ASLEEP, 32 * GIB))
-        served(it, 1, 1)
-        served(it, 2, 1)
-        until(it, 150.0)
-        it.arrives(patient("x", 1, output_tokens_max=300))
+    """m4 would need the memory of both; m1 runs, m2 idles. Where a node takes no turns, nothing is gained by it."""
+    for waiting, at_once, left in ((1, 1, []), (20, 1, [TWO]), (20, None, [])):
+        it = two_for_one(300, at_once=at_once)
         commands = it.arrive(*(patient(f"a{each}", 4) for each in range(waiting)))
         assert sleeps(commands) == left
         assert it.endpoint(1)["running"] == 1

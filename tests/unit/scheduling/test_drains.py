@@ -241,6 +241,14 @@ def test_who_has_drained_leaves_while_the_other_still_runs() -> None:
     assert drain.gone_s == pytest.approx(drain.seconds + LEAVES_S)
 
 
+def test_what_is_covered_is_a_sleep_or_as_much_of_it_as_the_others_run() -> None:
+    assert together(batch(100.0), batch()).covered_s == pytest.approx(3.2)
+    assert together(batch(1000.0), batch()).covered_s == pytest.approx(LEAVES_S)
+    assert together(batch(1000.0), batch(), batch()).covered_s == pytest.approx(2 * LEAVES_S)
+    assert together(batch(1000.0), batch(), at_once=None).covered_s == 0.0
+    assert together(batch(1000.0)).covered_s == 0.0
+
+
 def test_it_matters_who_drains_first_where_leaving_takes_longer() -> None:
     leaves_s = {"a": 1.0, "b": 9.0}
     for first, gone_s in (("a", 3.2 + 9.0), ("b", 9.0 + 1.0)):

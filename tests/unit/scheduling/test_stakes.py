@@ -17,6 +17,7 @@ STAKES = Stakes(
     pressure=4.0,
     drain_s=10.0,
     gone_s=13.0,
+    covered_s=0.0,
     coming_s=2.0,
     back_s=7.0,
     takes_s=8.0,
