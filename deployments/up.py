@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -275,10 +277,14 @@ class Up:
         if root_key:
             self._say(f"Root key, shown this once: {root_key}")
         self._say("Try it:")
-        self._say(
-            f"curl {base}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' "
-            f"""-d '{{"model": "{model or "MODEL"}", "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
-        )
+        self._say(curl_line(base, key, model or "MODEL"))
+
+
+def curl_line(base: str, key: str, model: str) -> str:
+    """A request to paste into a shell; `key` may be a variable of it."""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
+    headers = f'-H "Authorization: Bearer {key}" -H "Content-Type: application/json"'
+    return f"curl {base}/v1/chat/completions {headers} -d {shlex.quote(body)}"
 
 
 def _token_hint() -> str:
