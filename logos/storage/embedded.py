@@ -60,6 +60,7 @@ SERVER_SETTINGS = {
     "password_encryption": "scram-sha-256",
 }
 RESTART_TIMEOUT_S = 60.0
+PORT_WAIT_S = 5.0
 SOCKET_PATH_BYTES_MAX = 90  # the kernel's limit is 107, and Postgres adds its file name
 
 
@@ -297,7 +298,7 @@ class EmbeddedPostgres:
             raise DatabaseUnavailable(
                 f"{self._access_path} is missing, and with it the password of {self._cluster}: put it back"
             )
-        if known is not None and (self.alive() or _is_free(known.port)):
+        if known is not None and (self.alive() or _is_free(known.port, PORT_WAIT_S)):
             return self._with_socket_directory(known)
         password = secrets.token_urlsafe(24) if known is None else known.password
         access = self._with_socket_directory(_Access(password, _free_port(), ""))
@@ -396,14 +397,19 @@ def _is_living(process: psutil.Process) -> bool:
         return False
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+def _is_free(port: int, within_s: float) -> bool:
+    """Of a server that was killed, children hold the port until they have noticed."""
+    deadline = time.monotonic() + within_s
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+                return True
+            except OSError:
+                if time.monotonic() >= deadline:
+                    return False
+        time.sleep(0.02)
 
 
 def _free_port() -> int:
