@@ -202,7 +202,8 @@ def test_an_upstream_that_hangs_is_let_go_when_clients_leave(world: World, platf
 
 def test_an_upstream_that_nobody_listens_at_is_502(world: World, platform: Platform) -> None:
     model = world.model(chat())
-    platform.apply({"providers": [{"name": f"{model}-provider-0", "base_url": "http://127.0.0.1:1/v1", "privacy": "LOCAL"}]})  # fmt: skip  # noqa: E501
+    nowhere = {"name": f"{model}-provider-0", "base_url": "http://127.0.0.1:1/v1", "privacy": "LOCAL"}
+    platform.apply({"providers": [nowhere]})
     with world.client() as client:
         answer = client.post(CHAT, json=body_of(model))
     assert answer.status_code == 502
@@ -216,7 +217,8 @@ def test_usage_that_the_client_did_not_ask_for_is_taken_out_and_counted(world: W
         answer = client.post(CHAT, json=body_of(model, stream=True))
     assert '"usage"' not in answer.text
     assert answer.content.endswith(DONE)
-    assert answer.content == b"".join([event({"role": "assistant", "content": ""}), event({"content": "a"}), event({"content": "b"}), event({}, "stop"), DONE])  # fmt: skip  # noqa: E501
+    deltas = [{"role": "assistant", "content": ""}, {"content": "a"}, {"content": "b"}]
+    assert answer.content == b"".join([*map(event, deltas), event({}, "stop"), DONE])
     platform.wait_until_settled()
     ((source,),) = world.log("usage_source")
     assert source == "upstream"

@@ -97,7 +97,9 @@ def test_a_whole_answer_is_byte_identical_and_its_usage_is_vllms(
     assert refused.json()["error"]["message"]
 
 
-def test_a_price_adds_the_cost_and_changes_nothing_else(world: World, platform: Platform, recorded: RecordingProxy) -> None:  # fmt: skip  # noqa: E501
+def test_a_price_adds_the_cost_and_changes_nothing_else(
+    world: World, platform: Platform, recorded: RecordingProxy
+) -> None:
     model = declare(world, recorded.base_url, priced=True)
     with world.client() as client:
         answer = client.post(CHAT, json=body_of(model))
