@@ -7,12 +7,13 @@ their own waiting requests they admit those that cost the claimants less than th
     W  the claimant's wake or load              T  what the claimants will take
     B  the way back: the claimants' sleep and the victims' wake
     N  what waits for the claimants, weighted   L = D + W + T + B, what a request waits that is not admitted now
+    M  what waits for victims that have left already, and are out until the claimants have been served
 
 A wait of w costs c(w) = w + CONVEXITY * w**4 / L**3 seconds: few who wait very long are as bad as many
 who wait a little. Of the waiting requests of the victims, shortest first, the k are admitted that maximize
 
     sum over them of c(waited + L) - c(waited)
-    - N * E[c'(waited there + D + W)] * (how much longer D becomes)
+    - (N * E[c'(waited there + D + W)] + M * E[c'(waited there + L)]) * (how much longer D becomes)
 
 where `drains` says how much longer: by what the longest of them needs beyond what runs, by what each takes from those
 that run beside it, and by what a neighbour that stays busy takes from another. So whatever ends before the drain does
@@ -42,7 +43,7 @@ from logos.scheduling.dispatching import dispatch
 from logos.scheduling.drains import Drains, Stay
 from logos.scheduling.idling import Idling
 from logos.scheduling.nodes import Engine, NodeState
-from logos.scheduling.places import EndpointState
+from logos.scheduling.places import SERVING, EndpointState
 from logos.scheduling.state import State
 from logos.scheduling.swapping import Claim, Claims
 from logos.scheduling.tickets import Ticket
@@ -55,6 +56,21 @@ TOLERANCE_S = 1e-6
 CONVEXITY = 0.5  # how much more a second counts at the end of a long wait than at its beginning
 
 
+class Line(NamedTuple):
+    """What waits for some models: how many, weighted, and how long all of them have waited, on average."""
+
+    pressure: float
+    waited_s: float
+
+    def cost_per_s(self, more_s: float, lost_s: float) -> float:
+        """pressure * E[c']: what each second costs them that is added when they have waited so much longer. They came
+        at about equal distances, so they have waited from nothing to twice the average `a`, and where m is the mean
+        of what they will have waited, E[w**3] is m**3 + m * a**2."""
+        will_wait_s = self.waited_s + more_s
+        cubed = will_wait_s * (will_wait_s * will_wait_s + self.waited_s * self.waited_s)
+        return self.pressure * (1.0 + 4.0 * CONVEXITY * cubed / lost_s**3)
+
+
 @dataclass(frozen=True, slots=True)
 class Stakes:
     """What hangs on a claim at one moment, in seconds and requests."""
@@ -62,7 +78,8 @@ class Stakes:
     group: tuple[EndpointState, ...]  # who would come in: the claimant first
     serving: tuple[Engine, ...]  # victims that still serve
     node: NodeState
-    pressure: float  # N
+    claimants: Line  # N
+    gone: Line  # M
     drain_s: float  # until the last of the victims has drained
     gone_s: float  # D
     covered_s: float  # how much sooner that is because who has drained does not wait for the others
@@ -71,7 +88,6 @@ class Stakes:
     takes_s: float  # T
     unserved_s: float  # since the claim was made, or since the first that waits has come
     patience_s: float  # how long the most patient of them may wait
-    waited_s: float  # how long all of them have waited, on average
 
     @property
     def lost_s(self) -> float:
@@ -85,12 +101,9 @@ class Stakes:
 
     @property
     def cost_per_s(self) -> float:
-        """N * E[c']: what each second costs the claimants by which they come in later. They came at about equal
-        distances, so they have waited from nothing to twice the average `a`, and where m is the mean of what they
-        will have waited, E[w**3] is m**3 + m * a**2."""
-        will_wait_s = self.waited_s + self.away_s
-        cubed = will_wait_s * (will_wait_s * will_wait_s + self.waited_s * self.waited_s)
-        return self.pressure * (1.0 + 4.0 * CONVEXITY * cubed / self.lost_s**3)
+        """What each second costs all by which the victims leave later."""
+        lost_s = self.lost_s
+        return self.claimants.cost_per_s(self.away_s, lost_s) + self.gone.cost_per_s(lost_s, lost_s)
 
     def saves(self, waited_s: float) -> float:
         """c(waited + L) - c(waited): what it is worth to admit a request of a victim that has waited so long."""
@@ -157,13 +170,21 @@ class MarginalSwaps:
         stakes = self._stakes(claim)
         while self._admit(stakes, self._gone_within_s(claim, stakes) if makes_room else math.inf):
             stakes = self._stakes(claim)
-        if any(engine.is_in_transit for engine in claim.node.engines.values()):
-            return  # looked at again when that has ended
+        if self._is_held_up(claim):
+            return  # looked at again when a transition has ended
         if makes_room and self._shall_leave(stakes):
             claim.leaves_by = self._state.now + stakes.gone_s + self._state.settings.swap_linger_max_s
             self._claims.settle(claim)
         else:
             self._look_again(claim)
+
+    def _is_held_up(self, claim: Claim) -> bool:
+        """Transitions are under way on its GPUs, or as many as its node makes at once."""
+        under_way = [engine for engine in claim.node.engines.values() if engine.is_in_transit]
+        at_once = claim.node.node.transitions_at_once
+        if at_once is not None and len(under_way) >= at_once:
+            return True
+        return any(not set(claim.gpu_indices).isdisjoint(engine.gpu_indices) for engine in under_way)
 
     def _shall_leave(self, stakes: Stakes) -> bool:
         running = [engine for engine in stakes.serving if not self._transitions.is_drained(engine)]
@@ -177,7 +198,7 @@ class MarginalSwaps:
         usual_s = max((self._usual_stay_s(engine) for engine in stakes.serving), default=0.0)
         cycle_s = stakes.away_s + stakes.back_s + stakes.takes_s + usual_s
         enough = settings.swap_threshold * cycle_s * math.sqrt(here * there)
-        waiting = stakes.pressure + there * stakes.away_s
+        waiting = stakes.claimants.pressure + there * stakes.away_s
         return waiting >= enough or stakes.unserved_s + stakes.away_s >= settings.swap_linger_max_s
 
     def _pays_to_leave_early(self, stakes: Stakes, running: Sequence[Engine]) -> bool:
@@ -281,13 +302,13 @@ class MarginalSwaps:
         back_s = sum(self._sleep_of(each, claim) for each in group)
         back_s += max((self._transition_s(each, Transition.WAKE) for each in serving), default=0.0)
         now = self._state.now
-        pressure = sum(each.pressure for each in group)
         first = [ticket for each in group for ticket in itertools.islice(each.queue.waiting(), SAMPLE)]
         return Stakes(
             tuple(group),
             serving,
             claim.node,
-            pressure,
+            self._line(group),
+            self._line(self._left_behind(claim, group)),
             drain.seconds,
             drain.gone_s,
             drain.covered_s,
@@ -296,8 +317,18 @@ class MarginalSwaps:
             self._takes_s(claim, group),
             now - min([claim.since, *(each.arrived_at for each in first)]),
             max((each.gives_up_at - each.arrived_at for each in first), default=math.inf),
-            max(now - sum(each.came for each in group) / pressure, 0.0) if pressure > 0.0 else 0.0,
         )
+
+    def _line(self, endpoints: Sequence[EndpointState]) -> Line:
+        pressure = sum(each.pressure for each in endpoints)
+        if pressure <= 0.0:
+            return Line(0.0, 0.0)
+        return Line(pressure, max(self._state.now - sum(each.came for each in endpoints) / pressure, 0.0))
+
+    def _left_behind(self, claim: Claim, group: Sequence[EndpointState]) -> list[EndpointState]:
+        """The victims' models that nobody serves any more, unless they come in with the claimant."""
+        owners = {each.endpoint_id: self._owner(each) for each in claim.victims if each.state not in SERVING}
+        return [each for each in owners.values() if not each.awake and not each.live and each not in group]
 
     def _group(self, claim: Claim) -> list[EndpointState]:
         """The claimant, and whoever waits and would find room beside it once the victims have gone."""

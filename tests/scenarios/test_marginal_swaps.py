@@ -12,7 +12,7 @@ from logos.scheduling.drains import Drains
 from logos.scheduling.events import EngineSeen
 from tests.scenarios.contested import FOUR, GIB, ONE, TWO, Prompt, patient, served, until, world
 from tests.scenarios.platform import Mishaps, Platform
-from tests.scenarios.world import World, catalogue, dispatched, node, pooled, request, sleeps, wakes
+from tests.scenarios.world import World, catalogue, dispatched, loads, node, pooled, request, sleeps, wakes
 
 # What is still admitted.
 
@@ -108,6 +108,16 @@ def test_while_one_victim_falls_asleep_the_other_still_admits_what_ends_by_then(
         assert it.states()[ONE] == "draining"
 
 
+def test_who_waits_for_a_victim_that_has_left_would_wait_longer_too() -> None:
+    for behind, admitted in ((0, ["late"]), (300, [])):
+        it = two_for_one(30)
+        it.arrive(*(patient(f"a{each}", 4) for each in range(4)))
+        it.passes(1.0)
+        assert it.states()[TWO] == "falling_asleep"
+        it.arrive(*(patient(f"b{each}", 2) for each in range(behind)))
+        assert dispatched(it.arrives(patient("late", 1, output_tokens_max=200))) == admitted
+
+
 def test_once_a_victim_has_left_the_other_does_not_run_on_and_on() -> None:
     """Each of a stream of short requests ends about when the one before it should, and lets the next one in."""
     it = two_for_one(30, parallel=16, swap_linger_max_s=2.0)
@@ -186,6 +196,22 @@ def test_what_joins_must_let_the_others_in_in_time() -> None:
     it.passes(44.0)
     assert dispatched(it.arrives(patient("short", 1, output_tokens_max=1))) == ["short"]
     assert dispatched(it.arrives(patient("long", 1, output_tokens_max=3000))) == []
+
+
+@pytest.mark.parametrize(("at_once", "leaves"), [(None, [ONE]), (2, [ONE]), (1, [])])
+def test_a_transition_elsewhere_on_the_node_holds_nobody_up_unless_it_is_their_turn(
+    at_once: int | None, leaves: list[str]
+) -> None:
+    it = Prompt(pooled(1), pooled(2), pooled(3), policy="slo")
+    states = {ONE: EngineState.AWAKE, TWO: EngineState.ASLEEP}
+    engines = (EngineSeen(each, int(each[3]), (0,), state, 16 * GIB) for each, state in states.items())
+    it.node_seen(replace(node("n", 24, 24), transitions_at_once=at_once), *engines)
+    it.arrives(patient("x", 1))
+    (loading,) = loads(it.arrives(patient("c", 3)))
+    it.arrives(patient("a", 2))
+    commands = it.finishes("x") + it.passes(30.0)
+    assert it.states()[loading.engine_id] == "loading"
+    assert sleeps(commands) == leaves
 
 
 def test_a_claim_that_can_no_longer_be_met_keeps_nobody_from_being_served() -> None:
