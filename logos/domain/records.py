@@ -1,8 +1,8 @@
 """The schema of a request's record on its way to Postgres: opened before the first upstream byte, closed once.
 
 A record is keyed by Logos's own request id. `Opening`, `Progress` and `Closing` are what a gateway appends to its
-outbox; the ledger writes them idempotently. Payloads and headers are present only for keys that log FULL, already
-redacted. Nothing here knows how records are stored or sent.
+outbox; the ledger writes them idempotently. Payloads and headers are present only for keys that log FULL, headers
+without credentials, payloads without the bytes of images and audio. Nothing here knows how records are stored or sent.
 """
 
 from __future__ import annotations

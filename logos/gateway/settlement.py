@@ -20,6 +20,7 @@ from logos.domain.lifecycle import Outcome, UsageSource
 from logos.domain.nouns import Endpoint, Key, LogLevel, Tier
 from logos.domain.records import Attempt, Charge, Closing, Opening
 from logos.gateway.auth import KEY_HEADERS
+from logos.gateway.media import without_media
 from logos.gateway.outbox import Outbox
 from logos.gateway.parsing import ParsedRequest
 from logos.gateway.placement import Grant
@@ -161,7 +162,7 @@ class Settlement:
             slo_ttft_ms=accepted.slo_ttft_ms,
             slo_total_ms=parsed.controls.slo_total_ms,
             classification_statistics=resolved.statistics,
-            input_payload=parsed.raw.decode("utf-8", "replace") if full else None,
+            input_payload=_kept_payload(parsed.raw) if full else None,
             headers=_kept_headers(accepted.headers) if full else None,
             gateway_id=self._gateway_id,
         )
@@ -198,7 +199,7 @@ class Settlement:
             was_cold_start=cold,
             load_duration_ms=_ms(grant.load_s) if grant is not None else None,
             overhead_ms=_ms(accepted.overhead_s),
-            response_payload=ending.response.decode("utf-8", "replace") if ending.response is not None else None,
+            response_payload=_kept_payload(ending.response) if ending.response is not None else None,
         )
 
     def _usage(self, accepted: Accepted, ending: Ending) -> tuple[Mapping[str, int], UsageSource]:
@@ -245,6 +246,11 @@ class Settlement:
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
+
+
+def _kept_payload(payload: bytes) -> str:
+    """A body as a record may keep it."""
+    return without_media(payload).decode("utf-8", "replace")
 
 
 # Header names that carry credentials, whatever their value looks like.

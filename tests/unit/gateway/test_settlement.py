@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from logos.domain.catalogue import Catalogue
-from logos.domain.nouns import Endpoint, Price, Privacy
+from logos.domain.lifecycle import Outcome
+from logos.domain.nouns import Endpoint, Key, LogLevel, Policy, Price, Priority, Privacy
 from logos.domain.records import Charge
 from logos.gateway.outbox import Outbox
-from logos.gateway.settlement import Accepted, Settlement
+from logos.gateway.parsing import parse
+from logos.gateway.resolution import Resolved
+from logos.gateway.settlement import Accepted, Ending, Settlement
 from logos.telemetry.metrics import Instruments
 
 ENDPOINT = Endpoint(1, 1, 1, Privacy.LOCAL, "m")
@@ -41,3 +46,34 @@ def test_an_answer_that_was_given_up_costs_the_house_what_was_reported_or_else_w
     settlement = Settlement("g1", Outbox(tmp_path, "g1"), Instruments(), lambda: 1_790_000_000.0)
     cost = settlement.house_cost(cast(Accepted, Asked), ENDPOINT, reported, tokens)
     assert cost == Charge(micro_cents, "EUR")
+
+
+def question(picture: str) -> bytes:
+    part = {"type": "image_url", "image_url": {"url": picture}}
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": [part]}]}).encode()
+
+
+def streamed(sound: str) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"delta": {"audio": {"data": sound}}}]}).encode() + b"\n\n"
+
+
+def test_a_record_keeps_a_whole_exchange_but_not_the_bytes_of_its_pictures_and_sounds(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path, "g1")
+    settlement = Settlement("g1", outbox, Instruments(), lambda: 1_790_000_000.0)
+    medium = base64.b64encode(b"x" * 1000).decode()
+    accepted = Accepted(
+        request_id="r1",
+        route="/v1/chat/completions",
+        key=Key(1, "k", "k", b"", log_level=LogLevel.FULL),
+        parsed=parse("chat", question(f"data:image/png;base64,{medium}"), {}),
+        resolved=Resolved(Policy(0, "default"), Priority.MID, (), 1, None),
+        catalogue=Catalogue(),
+        headers={},
+        accepted_at=1_790_000_000.0,
+        began=0.0,
+    )
+    settlement.close(accepted, Ending(Outcome.SUCCESS, 200, response=streamed(medium) * 2))
+    (record,) = outbox.take_batch(1, 1_790_000_000.0)
+    assert record.opening.input_payload == question("[image/png, 1000 bytes]").decode()
+    assert record.closing is not None
+    assert record.closing.response_payload == (streamed("[audio, 1000 bytes]") * 2).decode()
