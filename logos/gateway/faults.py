@@ -83,6 +83,11 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple
     )
 
 
+def refusal_in_stream(error: object, headers: Mapping[str, str], secrets: tuple[str, ...]) -> Fault:
+    """An error event of a stream, in whatever shape it came."""
+    return refusal(hidden_error_status(error), headers, msgspec.json.encode({"error": error}), secrets)
+
+
 def garbage() -> UpstreamFailed:
     """An answer that is not what the protocol says."""
     return UpstreamFailed(

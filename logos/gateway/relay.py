@@ -17,12 +17,12 @@ from typing import Any
 
 import msgspec
 
-from logos.domain.errors import LogosError, NoCapacity, UpstreamFailed, UpstreamTimeout
+from logos.domain.errors import LogosError, NoCapacity, UpstreamFailed
 from logos.domain.lifecycle import Outcome
 from logos.domain.records import Charge
 from logos.gateway.cost import with_cost
 from logos.gateway.errors import stream_error
-from logos.gateway.faults import Fault, fault_of_error, garbage, hidden_error_status, refusal
+from logos.gateway.faults import Fault, fault_of_error, garbage, hidden_error_status, refusal, refusal_in_stream
 from logos.gateway.http import HeaderList, Send, send_whole
 from logos.gateway.sse import ChargeOf, EventStream
 from logos.providers.transport import Target, Transport, UpstreamResponse
@@ -134,6 +134,7 @@ class StreamAnswer:
         "_bytes_sent",
         "_first",
         "_kept",
+        "_secrets",
         "_terms",
         "_upstream",
         "events",
@@ -143,7 +144,13 @@ class StreamAnswer:
     )
 
     def __init__(
-        self, upstream: UpstreamResponse, events: EventStream, first: bytes, first_byte_at: float, terms: Terms
+        self,
+        upstream: UpstreamResponse,
+        events: EventStream,
+        first: bytes,
+        first_byte_at: float,
+        terms: Terms,
+        secrets: tuple[str, ...],
     ) -> None:
         self.status = upstream.status
         self.headers = upstream.headers
@@ -152,6 +159,7 @@ class StreamAnswer:
         self._upstream = upstream
         self._first = first
         self._terms = terms
+        self._secrets = secrets
         self._bytes_sent = 0
         self._kept = bytearray()
 
@@ -159,12 +167,11 @@ class StreamAnswer:
         """Sends the stream to its end, whatever the end is. Raises nothing that the upstream or the client did."""
         try:
             await send({"type": "http.response.start", "status": self.status, "headers": headers})
-            failure = await self._pass_on(send)
-            if failure is None:
+            fault = await self._pass_on(send)
+            if fault is None:
                 return self._result(clock, Outcome.SUCCESS)
-            await self._end_with(send, failure)
-            outcome = Outcome.UPSTREAM_TIMEOUT if isinstance(failure, UpstreamTimeout) else Outcome.UPSTREAM_ERROR
-            return self._result(clock, outcome, failure.message)
+            await self._end_with(send, fault.error)
+            return self._result(clock, fault.outcome, fault.message)
         except asyncio.CancelledError:
             return self._result(clock, Outcome.CLIENT_LEFT, CLIENT_LEFT, cancelled=True)
         except OSError:
@@ -186,7 +193,7 @@ class StreamAnswer:
         """Gives the stream up; the upstream stops."""
         self._upstream.close()
 
-    async def _pass_on(self, send: Send) -> LogosError | None:
+    async def _pass_on(self, send: Send) -> Fault | None:
         """Bytes as they come, until the end. Returns what broke it, if something did."""
         feed, read_chunk, keep = self.events.feed, self._upstream.read_chunk, self._terms.keep_bytes_max
         out = self._first
@@ -200,28 +207,30 @@ class StreamAnswer:
                 if self.events.done:
                     await self._read_to_end()
                     break
+                if self.events.error is not None:
+                    break
                 chunk = await read_chunk()
                 if not chunk:
                     break
                 out = feed(chunk)
         except LogosError as error:
-            return error
+            return fault_of_error(error)
         out = self.events.end()
-        failure = self._failure()
-        if failure is None:
+        fault = self._fault()
+        if fault is None:
             await self._send_last(send, out)
         elif out:
             self._bytes_sent += len(out)
             await send({"type": "http.response.body", "body": out, "more_body": True})
-        return failure
+        return fault
 
-    def _failure(self) -> LogosError | None:
+    def _fault(self) -> Fault | None:
         """An end that is none: an error event, or neither [DONE] nor any finish_reason."""
         events = self.events
         if events.error is not None:
-            return UpstreamFailed(events.error)
+            return refusal_in_stream(events.error, self.headers, self._secrets)
         if not events.done and not events.finished:
-            return UpstreamFailed(TRUNCATED, code="upstream_broke_off")
+            return fault_of_error(UpstreamFailed(TRUNCATED, code="upstream_broke_off"))
         return None
 
     async def _read_to_end(self) -> None:
@@ -240,14 +249,9 @@ class StreamAnswer:
         await send({"type": "http.response.body", "body": out, "more_body": False})
 
     async def _end_with(self, send: Send, failure: LogosError) -> None:
-        """One error event, unless the upstream sent one itself, and the [DONE] that clients wait for."""
-        if self.events.done:
-            ending = b""
-        elif self.events.error is not None:
-            ending = b"\n\ndata: [DONE]\n\n"
-        else:
-            # The blank lines end whatever event was cut off.
-            ending = b"\n\n" + stream_error(failure)
+        """One error event and the [DONE] that clients wait for, unless they had that already."""
+        # The blank lines end whatever event was cut off.
+        ending = b"" if self.events.done else b"\n\n" + stream_error(failure)
         await self._send_last(send, ending)
 
     def _keep(self, out: bytes) -> None:
@@ -343,7 +347,7 @@ async def _first_event(upstream: UpstreamResponse, target: Target, terms: Terms,
     """Reads until there is an event with data. Comments before it are kept for the client, not sent alone."""
     events = EventStream(drop_usage=terms.drop_usage, charge_of=terms.charge_of)
     first = b""
-    while not events.events and not events.done:
+    while not events.events and not events.done and events.error is None:
         chunk = await upstream.read_chunk()
         if not chunk:
             first += events.end()
@@ -352,14 +356,12 @@ async def _first_event(upstream: UpstreamResponse, target: Target, terms: Terms,
         if not _may_be_events(first) or len(first) + len(chunk) > FIRST_EVENT_BYTES_MAX:
             return fault_of_error(garbage(), http_status=upstream.status)
     if events.error is not None and not events.tokens:
-        status = hidden_error_status(events.error_object)
-        body = msgspec.json.encode({"error": events.error_object})
-        return refusal(status, upstream.headers, body, target.secrets)
+        return refusal_in_stream(events.error, upstream.headers, target.secrets)
     if not _may_be_events(first):
         return fault_of_error(garbage(), http_status=upstream.status)
     if not events.events:
         return fault_of_error(UpstreamFailed(EMPTY, code="upstream_broke_off"), http_status=upstream.status)
-    return StreamAnswer(upstream, events, first, clock(), terms)
+    return StreamAnswer(upstream, events, first, clock(), terms, target.secrets)
 
 
 def _may_be_events(begun: bytes) -> bool:

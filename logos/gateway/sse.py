@@ -2,7 +2,8 @@
 
 Bytes are the upstream's own, line by line as they come: nothing is re-framed or re-encoded. Two changes are made, and
 only these: the usage event that Logos asked for and the client did not is left out, and where the endpoint has a price,
-`cost` and `cost_currency` are added to the usage that is passed on (the bytes around them stay as they are).
+`cost` and `cost_currency` are added to the usage that is passed on (the bytes around them stay as they are). An error
+event ends what goes on; the relay tells it in words that are fit for a client.
 
 A line that is not complete yet is held back until the rest of it is there. No client can act on half a line, and a
 stream that breaks in the middle of one can still end with an error that is readable. Lines longer than `LINE_BYTES_MAX`
@@ -38,7 +39,8 @@ class EventStream:
     """Reads one stream on its way past. `feed` returns what may go on to the client now.
 
     `usage` is the last one reported; `tokens` counts events that carried text, which is what a stream that was cut
-    off is charged by; `done` is [DONE], `finished` any finish_reason, `error` the first error event's message.
+    off is charged by; `done` is [DONE], `finished` any finish_reason. `error` is that of the first error event, in
+    whatever shape it came: neither it nor anything after it goes on, for it may name the upstream or its key.
     """
 
     __slots__ = (
@@ -50,7 +52,6 @@ class EventStream:
         "charge",
         "done",
         "error",
-        "error_object",
         "events",
         "finished",
         "tokens",
@@ -69,11 +70,12 @@ class EventStream:
         self.events = 0
         self.done = False
         self.finished = False
-        self.error: str | None = None
-        self.error_object: object = None
+        self.error: object = None
 
     def feed(self, chunk: bytes) -> bytes:
         """Takes in what arrived and returns what goes on: whole lines."""
+        if self.error is not None:
+            return b""
         if self._overlong:
             return self._feed_overlong(chunk)
         if self._tail:
@@ -90,7 +92,8 @@ class EventStream:
         if self._is_ordinary(chunk):
             self._count(chunk)
             return chunk + rest if rest else chunk
-        return b"".join([*map(self._line, chunk.splitlines(keepends=True)), rest])
+        passed = b"".join(map(self._line, chunk.splitlines(keepends=True)))
+        return passed + rest if rest and self.error is None else passed
 
     def end(self) -> bytes:
         """The upstream ended properly: what was held back goes on too."""
@@ -131,6 +134,8 @@ class EventStream:
 
     def _line(self, line: bytes) -> bytes:
         """One line of a chunk that is not ordinary."""
+        if self.error is not None:
+            return b""
         text = line.rstrip(b"\r\n")
         after_dropped, self._dropped_line = self._dropped_line, False
         if not text:
@@ -154,16 +159,16 @@ class EventStream:
             return line
         if not isinstance(document, dict):
             return line
-        error = document.get("error")
-        if error and self.error is None:
-            self.error = error_text(error)
-            self.error_object = error
         choices, usage = document.get("choices"), document.get("usage")
+        if isinstance(usage, dict):
+            self.usage = usage
+        if error := document.get("error"):
+            self.error = error
+            return b""
         if choices:
             self._count(line)
         if not isinstance(usage, dict):
             return line
-        self.usage = usage
         if choices == [] and self._drop_usage:
             self._dropped_line = True
             return b""
@@ -178,10 +183,3 @@ class EventStream:
 def _is_empty(event: bytes) -> bool:
     """Whether an event carries no text. With reasoning beside it, an empty content does not mean an empty event."""
     return any(mark in event for mark in _EMPTY) and not any(mark in event for mark in _REASONING)
-
-
-def error_text(error: object) -> str:
-    """An upstream's error as text, whatever shape it has."""
-    if isinstance(error, dict):
-        error = error.get("message") or error
-    return error if isinstance(error, str) else msgspec.json.encode(error).decode()

@@ -373,15 +373,37 @@ async def test_a_stream_that_takes_longer_than_the_total_ends_as_a_timeout() -> 
         await asyncio.wait_for(upstream.closed_by_client.wait(), 1.0)
 
 
-async def test_an_error_event_of_the_upstream_passes_and_is_no_success() -> None:
-    events = [*chat_events(["a"], finish=None, done=False), b'data: {"error":{"message":"out of memory"}}\n\n']
-    async with raw_upstream(script(events)) as upstream, door(target_of(upstream)) as at:
+@pytest.mark.parametrize("after", [[], chat_events(["b"]), [b"data: [DONE]\n\n"], [HANG]])
+async def test_an_error_event_of_the_upstream_ends_the_stream_as_one_of_ours(after: list[Any]) -> None:
+    begun = chat_events(["a"], finish=None, done=False)
+    failed = b'data: {"error":{"message":"out of memory"}}\n\n'
+    steps = [stream_head(), *map(chunk, [*begun, failed]), *(each if each is HANG else chunk(each) for each in after)]
+    async with raw_upstream([*steps, END]) as upstream, door(target_of(upstream)) as at:
         _, _, body = await post(at, stream=True)
-        assert body.rstrip(b"\n").endswith(b"data: [DONE]")
-        assert body.startswith(b"".join(events))
-        assert body.count(b'"error"') == 1
+        event, done, end = body.removeprefix(b"".join(begun)).strip(b"\n").partition(b"\n\n")
+        assert error_of(event.removeprefix(b"data: "))["type"] == "upstream_error"
+        assert (done, end) == (b"\n\n", b"data: [DONE]")
         result = await relayed(at)
         assert (result.outcome, result.error_message) == (Outcome.UPSTREAM_ERROR, "out of memory")
+
+
+@pytest.mark.parametrize("code", [400, 401, 500, "server_error"])
+@pytest.mark.parametrize("together", [False, True])
+async def test_an_error_event_tells_neither_the_upstreams_key_nor_its_address(code: object, together: bool) -> None:
+    begun = chat_events(["a"], finish=None, done=False)
+    async with raw_upstream() as upstream, door(target_of(upstream)) as at:
+        said = f"Incorrect API key {SECRET} (or sk-0123456789abcdef) at http://127.0.0.1:{upstream.port}/v1"
+        event = b"data: " + json.dumps({"error": {"message": said, "code": code}}).encode() + b"\n\n"
+        events = [*begun, event]
+        upstream.scripts.append(script([b"".join(events)] if together else events))
+        _, _, body = await post(at, stream=True)
+        result = await relayed(at)
+        assert body.startswith(b"".join(begun))
+        assert body.count(b'"error"') == 1
+        for text in (body.decode(), str(result.error_message)):
+            assert SECRET not in text
+            assert "sk-0123" not in text
+            assert str(upstream.port) not in text
 
 
 async def test_garbage_in_the_middle_passes_and_the_stream_goes_on() -> None:

@@ -184,21 +184,22 @@ def test_usage_with_spaces_and_an_empty_usage_take_the_cost() -> None:
         assert json.loads(out.removeprefix(b"data:"))["usage"]["cost_currency"] == "EUR"
 
 
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        ({"message": "out of memory", "code": 500}, "out of memory"),
-        ("plain", "plain"),
-        ({"message": {"nested": 1}}, '{"nested":1}'),
-        ([1], "[1]"),
-    ],
-)
-def test_an_error_event_is_noticed_as_text_whatever_its_shape(error: object, text: str) -> None:
-    stream = b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
+@pytest.mark.parametrize("error", [{"message": "out of memory", "code": 500}, "plain", {"message": {"nested": 1}}, [1]])
+@given(at=cuts)
+def test_an_error_event_is_noticed_whatever_its_shape_and_ends_what_goes_on(error: object, at: list[int]) -> None:
+    begun, after = b"".join(chat_events(["a"], finish=None, done=False)), b"".join(chat_events(["b"], usage=USAGE))
+    failed = b"data: " + json.dumps({"error": error, "usage": {"total_tokens": 1}}).encode() + b"\n\n"
     events = EventStream()
-    assert events.feed(stream) == stream
-    assert events.error == text
-    assert events.tokens == 0
+    assert passed(events, cut(begun + failed + after, at)) == begun
+    assert events.error == error
+    assert events.usage == {"total_tokens": 1}
+    assert (events.tokens, events.done) == (1, False)
+
+
+def test_nothing_of_an_overlong_line_after_an_error_goes_on() -> None:
+    events = EventStream()
+    assert events.feed(b'data: {"error":"plain"}\n\ndata: ' + b"x" * LINE_BYTES_MAX + b"y") == b""
+    assert events.feed(b"z\n\n") == b""
 
 
 def test_reasoning_beside_an_empty_content_counts() -> None:
