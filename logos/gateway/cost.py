@@ -1,11 +1,12 @@
-"""The cost of an answer, written into its usage: the one thing that Logos adds to what an upstream said.
+"""The usage of an answer: its cost written in, the one thing that Logos adds to what an upstream said, or left out.
 
-Bytes are put in before the closing brace of the usage object; everything around them stays as it was. What a token
-costs is billing's to say.
+Bytes are put in before the closing brace of the usage object, or its member is cut out; everything around them stays as
+it was. What a token costs is billing's to say, and whether a client asked for usage is the caller's.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -45,3 +46,23 @@ def with_cost(document: bytes, charge: Charge) -> bytes:
             return candidate
         at = document.rfind(raw, 0, at + len(raw) - 1)
     return _encode({**_decode(document), "usage": msgspec.Raw(new)})
+
+
+def without_usage(document: bytes) -> bytes:
+    """`document` (JSON with a top-level usage object) without it."""
+    raw = re.escape(bytes(_decode_usage(document).usage))
+    rest = {name: value for name, value in _decode(document).items() if name != "usage"}
+    # The same bytes may stand elsewhere too, so the place is right only if the document then says so.
+    for found in re.finditer(rb'(,\s*)?"usage"\s*:\s*' + raw + rb"\s*(,\s*)?", document):
+        between = b"," if found[1] and found[2] else b""
+        candidate = document[: found.start()] + between + document[found.end() :]
+        if _is(candidate, rest):
+            return candidate
+    return _encode(rest)
+
+
+def _is(document: bytes, value: object) -> bool:
+    try:
+        return bool(_decode(document) == value)
+    except msgspec.DecodeError:
+        return False

@@ -1,9 +1,9 @@
 """What a stream of server-sent events says on its way past: usage, tokens, the end; and the two changes to it.
 
 Bytes are the upstream's own, line by line as they come: nothing is re-framed or re-encoded. Two changes are made, and
-only these: the usage event that Logos asked for and the client did not is left out, and where the endpoint has a price,
-`cost` and `cost_currency` are added to the usage that is passed on (the bytes around them stay as they are). An error
-event ends what goes on; the relay tells it in words that are fit for a client.
+only these: usage that Logos asked for and the client did not is left out, with its event where that holds nothing
+else; and where the endpoint has a price, `cost` and `cost_currency` are added to the usage that is passed on. The bytes
+around them stay as they are. An error event ends what goes on; the relay tells it in words that are fit for a client.
 
 A line that is not complete yet is held back until the rest of it is there. No client can act on half a line, and a
 stream that breaks in the middle of one can still end with an error that is readable. Lines longer than `LINE_BYTES_MAX`
@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from logos.domain.records import Charge
-from logos.gateway.cost import with_cost
+from logos.gateway.cost import with_cost, without_usage
 
 LINE_BYTES_MAX = 1024 * 1024
 
@@ -169,7 +169,9 @@ class EventStream:
             self._count(line)
         if not isinstance(usage, dict):
             return line
-        if choices == [] and self._drop_usage:
+        if self._drop_usage:
+            if choices != []:
+                return line.replace(data, without_usage(data), 1)
             self._dropped_line = True
             return b""
         if self._charge_of is not None:

@@ -143,12 +143,33 @@ def test_usage_null_in_every_event_stays_and_is_no_usage() -> None:
     assert events.usage is None
 
 
-def test_usage_beside_choices_is_never_left_out() -> None:
-    stream = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1}}\n\n'
-    events = EventStream(drop_usage=True)
-    assert events.feed(stream) == stream
+@pytest.mark.parametrize(
+    ("said", "passed_on"),
+    [
+        (b'{"choices":[%s],"usage":{"prompt_tokens":1}}', b'{"choices":[%s]}'),
+        (b'{"usage" : {"prompt_tokens":1} , "choices" : [%s] }', b'{"choices" : [%s] }'),
+        (b'{"id":"x", "usage": {"prompt_tokens":1}, "choices":[%s]}', b'{"id":"x","choices":[%s]}'),
+        (
+            b'{"a":{"usage":{"prompt_tokens":1}},"choices":[%s],"usage":{"prompt_tokens":1}}',
+            b'{"a":{"usage":{"prompt_tokens":1}},"choices":[%s]}',
+        ),
+        (b'{"usage":{"prompt_tokens":2},"choices":[%s],"usage":{"prompt_tokens":1}}', b'{"choices":[%s]}'),
+    ],
+)
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_of_usage_beside_choices_only_the_usage_is_left_out(said: bytes, passed_on: bytes, line_end: bytes) -> None:
+    choice = b'{"delta":{"content":"\xc3\xa4"},"finish_reason":"stop"}'
+    stream, expected = (b"data: %s%s%s" % (each % choice, line_end, line_end) for each in (said, passed_on))
+    events = EventStream(drop_usage=True, charge_of=euro)
+    assert events.feed(stream) == expected
     assert events.usage == {"prompt_tokens": 1}
-    assert events.finished
+    assert (events.tokens, events.finished) == (1, True)
+    assert events.feed(b"data: [DONE]\n\n") == b"data: [DONE]\n\n"
+
+
+def test_usage_beside_choices_passes_to_a_client_that_asked_for_it() -> None:
+    stream = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1}}\n\n'
+    assert EventStream().feed(stream) == stream
 
 
 def test_the_word_usage_in_a_text_changes_nothing() -> None:
