@@ -103,6 +103,7 @@ class Gateway:
             placement=self.placement,
             outbox=self.outbox,
             settlement=self.settlement,
+            instruments=self.instruments,
             transport=self._transport,
             proxies=TrustedProxies(settings.server.trusted_proxies),
             clock=clock,

@@ -39,6 +39,7 @@ from logos.gateway.watch import ClientWatch
 from logos.providers.openai import OpenAITargets
 from logos.providers.transport import Target, Transport
 from logos.scheduling.events import Candidate, Ended, LimitObserved, Request
+from logos.telemetry.metrics import Instruments
 
 FULL_ANSWER_BYTES_MAX = 4 * 1024 * 1024  # of an answer, at most this much is kept for keys that log FULL
 
@@ -66,6 +67,7 @@ class Flow:
     placement: Placement
     outbox: Outbox
     settlement: Settlement
+    instruments: Instruments
     transport: Transport
     proxies: TrustedProxies
     clock: Callable[[], float]
@@ -79,13 +81,25 @@ class Flow:
         """One request of the public API, from its headers to its record. Raises LogosError while nothing was sent."""
         self.in_flight += 1
         try:
-            accepted, admitted = await self._accept(scope, receive, capability, request_id)
+            accepted, admitted = await self._accept_or_count(scope, receive, capability, request_id)
             with ClientWatch(receive):
                 await self._serve_accepted(accepted, admitted, send)
         finally:
             self.in_flight -= 1
 
     # ------------------------------------------------------------------ until accepted
+
+    async def _accept_or_count(
+        self, scope: Scope, receive: Receive, capability: str, request_id: str
+    ) -> tuple[Accepted, Admitted]:
+        """What is refused here has no record, so it is counted."""
+        try:
+            return await self._accept(scope, receive, capability, request_id)
+        except ClientLeft:
+            raise
+        except LogosError as error:
+            self.instruments.refused(error.code)
+            raise
 
     async def _accept(
         self, scope: Scope, receive: Receive, capability: str, request_id: str

@@ -53,7 +53,9 @@ class Instruments:
             ["model", "provider", "outcome"],
             registry=registry,
         )
-        self._refused = Counter("logos_refused", "Requests refused, by error code.", ["code"], registry=registry)
+        self._refused = Counter(
+            "logos_refused", "Requests refused before acceptance, by error code.", ["code"], registry=registry
+        )
         self._tokens = Counter("logos_tokens", "Tokens, as billed, by type.", ["model", "type"], registry=registry)
         self._cost = Counter(
             "logos_cost_micro_cents",

@@ -202,6 +202,30 @@ def one_small_node() -> tuple[Settings, dict[str, Any]]:
     return settings, {"models": models, "slo": {"interactive": {"ttft_ms": 3000}}}
 
 
+async def test_what_is_refused_before_it_is_accepted_is_counted_by_its_code_and_leaves_no_row(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    upstream.answer("m", chat("Hi"))
+    once = "a-key-for-one-request-0123456789abcdef0123456"
+    await remote.apply({"keys": [{"name": "once", "key": once, "limits": {"requests_per_minute": 1}}]})
+    async with client_of(remote) as client:
+        limited = {"authorization": f"Bearer {once}"}
+        answers = [
+            await client.post(CHAT, json=hello("m"), headers={"authorization": "Bearer nobody"}),
+            await client.post(CHAT, json={"model": "m"}),
+            await client.post(CHAT, json=hello("no-such-model")),
+            await client.post(CHAT, json=hello("m"), headers=limited),
+            await client.post(CHAT, json=hello("m"), headers=limited),
+        ]
+        assert [each.status_code for each in answers] == [401, 400, 404, 200, 429]
+        await until(lambda: is_idle(remote))
+        told = (await client.get("/metrics")).text
+    refused = [line for line in told.splitlines() if line.startswith("logos_refused_total")]
+    codes = [each.json()["error"]["code"] for each in answers if each.status_code != 200]
+    assert sorted(refused) == sorted(f'logos_refused_total{{code="{code}"}} 1.0' for code in codes)
+    assert value(database_url, "SELECT count(*) FROM log_entry") == 1
+
+
 async def test_models_that_do_not_fit_together_take_turns_by_sleep_and_wake(database_url: str, tmp_path: Path) -> None:
     settings, declaration = one_small_node()
     async with (
