@@ -70,7 +70,7 @@ class Instruments:
             registry=registry,
         )
         self._duration = self._histogram("request_duration", "From acceptance to the end of the answer.")
-        self._ttft = self._histogram("time_to_first_token", "From forwarding to the first byte.", ["model"])
+        self._ttft = self._histogram("time_to_first_token", "From acceptance to the first byte.", ["model"])
         self._ratio = Histogram(
             "logos_ttft_actual_to_predicted",
             "Time to first token over its predicted median; half of it should be below 1.",
