@@ -170,7 +170,10 @@ class Administration:
         return {"total": total, "rows": rows}
 
     def _get_key(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        key_id = arguments.get("id")
         with self._transaction() as connection:
+            if isinstance(key_id, int):
+                return key_store.get_key_by_id(connection, key_id)
             return key_store.get_key(connection, _text(arguments, "key"))
 
     def _now(self) -> dt.datetime:

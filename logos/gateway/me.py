@@ -20,7 +20,7 @@ RequestIds = Annotated[list[str] | None, Query(max_length=100)]
 @router.get("", response_model=shapes.Me)
 async def get_me(caller: Caller, context: Context) -> Any:
     """What this key is, what it may, and what it has spent."""
-    stored = await context.accounts.administer("key.get", {"key": str(caller.id)})
+    stored = await context.accounts.administer("key.get", {"id": caller.id})
     spent = shapes.spent_shown(await context.queries.list_balances("key", caller.id))
     return shapes.me_shown(caller, context.directory.catalogue, stored["budget"], spent)
 

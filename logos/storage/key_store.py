@@ -107,9 +107,15 @@ def list_keys(
 
 def get_key(connection: Connection, ref: str) -> dict[str, Any]:
     """One of them, by name, prefix or id. Raises NotFound."""
-    row = _get_living(connection, ref)
-    (shown,) = _some_shown(connection, _with_names().where(api_keys.c.id == row["id"]))
-    return shown
+    return get_key_by_id(connection, _get_living(connection, ref)["id"])
+
+
+def get_key_by_id(connection: Connection, key_id: int) -> dict[str, Any]:
+    """The one of this id, whatever others are named. Raises NotFound."""
+    living = _with_names().where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
+    for shown in _some_shown(connection, living):
+        return shown
+    raise _no_such_key()
 
 
 def _some_shown(connection: Connection, chosen: Select[Any]) -> list[dict[str, Any]]:
@@ -204,8 +210,12 @@ def _get_living(connection: Connection, ref: str) -> RowMapping:
             by = api_keys.c.id == int(ref)
         row = connection.execute(select(api_keys).where(by, api_keys.c.revoked_at.is_(None))).mappings().one_or_none()
     if row is None:
-        raise NotFound("there is no such key; `logos key list` shows the ones there are")
+        raise _no_such_key()
     return row
+
+
+def _no_such_key() -> NotFound:
+    return NotFound("there is no such key; `logos key list` shows the ones there are")
 
 
 def _count_admins(connection: Connection) -> int:

@@ -76,6 +76,16 @@ async def test_a_key_is_rotated_and_revoked_at_once_for_the_door(platform: Admin
     assert (await platform.ask("GET", "/me", key=newest)).status_code == 401
 
 
+async def test_me_is_the_calling_key_even_if_another_ones_name_is_its_id(platform: AdminPlatform) -> None:
+    budget = {"amount": 5, "currency": "EUR", "per": "day"}
+    mine = (await platform.ask("POST", "/admin/keys", {"name": "mine", "budget": budget})).json()["keys"]["mine"]
+    before = (await platform.ask("GET", "/me", key=mine)).json()
+    namesake = await platform.ask("POST", "/admin/keys", {"name": str(before["id"])})
+    assert namesake.status_code == 201
+    assert before["budget"] is not None
+    assert (await platform.ask("GET", "/me", key=mine)).json() == before
+
+
 async def test_me_shows_what_the_key_may(platform: AdminPlatform) -> None:
     await platform.ask("POST", "/admin/apply", Settings.default_world().declaration.revealed())
     await platform.ask("POST", "/admin/apply", WHOLE)
