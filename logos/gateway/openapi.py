@@ -79,7 +79,6 @@ def _hot_body(required: list[str]) -> dict[str, Any]:
         "priority": {"enum": ["low", "mid", "high", 1, 5, 10]},
         "mode": {"enum": ["interactive", "batch"]},
         "timeout_s": {"type": "number", "description": "how long to wait in the queue"},
-        "policy": {"type": "string"},
     }
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": True}
 

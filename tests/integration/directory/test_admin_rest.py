@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from logos.config import Settings
+from logos.gateway.parsing import CONTROL_FIELDS
 from tests.integration.directory.test_applying import WHOLE
 from tests.support.admin_platform import ROOT_KEY, AdminPlatform, running_platform
 
@@ -187,6 +188,8 @@ async def test_the_schema_describes_bodies_and_the_public_api(platform: AdminPla
     body = schema["paths"]["/admin/models"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/ModelDeclared"}
     assert "/v1/chat/completions" in schema["paths"]
+    chat = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert chat["properties"].keys() == {"model", *CONTROL_FIELDS}
     references = {text.split('"')[0] for text in str(schema).replace("'", '"').split("#/components/schemas/")[1:]}
     assert references <= set(schema["components"]["schemas"])
     assert (await platform.client.get("/docs")).status_code == 200
