@@ -119,15 +119,12 @@ class Up:
             actors = composition.ensure_actors(blueprint)
             self._undo.append(("actors", lambda: _kill(actors)))
             self._undo.append(("the scheduler's memory", lambda: _save(actors[0])))
-            begun = bootstrap.begin(actors[-1], self._configuration)
-            for note in begun.notes:
-                self._say(note)
+            begun = bootstrap.begin(actors[-1], self._configuration, self._say)
             nodes = composition.ensure_nodes(blueprint, begun.provider_ids)
             self._undo.append(("nodes", lambda: _shut_down_nodes(nodes)))
             serve_started.result()
         self._deploy(composition.application(blueprint))
-        preset = self._configuration.environment.root_key is not None
-        self._banner(None if preset else begun.root_key, begun.model_names[0] if begun.model_names else None)
+        self._banner(begun.root_key, begun.model_names[0] if begun.model_names else None)
 
     def _start_database(self) -> str:
         from logos.storage.database import open_database
@@ -274,8 +271,6 @@ class Up:
         if dashboard:
             self._say(f"Ray dashboard: http://{dashboard}   (its token: {_token_hint()})")
         self._say(f"Database URL: {self._data_dir / 'database_url'}")
-        if root_key:
-            self._say(f"Root key, shown this once: {root_key}")
         self._say("Try it:")
         self._say(curl_line(base, key, model or "MODEL"))
 
