@@ -62,7 +62,7 @@ def ensure_actors(blueprint: Blueprint) -> list[Any]:
     settings = blueprint.settings
     quota_ttl_s, settle_s = settings.gateway.quota_ttl_s, settings.scheduler.reconvene_s
     accounts = create(AccountsOnRay, ACCOUNTS, blueprint.database_url, quota_ttl_s, settle_s)
-    ledger = create(LedgerOnRay, LEDGER, blueprint.database_url)
+    ledger = create(LedgerOnRay, LEDGER, blueprint.database_url, settings.ledger)
     journal = blueprint.journal_dir if settings.scheduler.journal else None
     scheduler = create(SchedulerOnRay, SCHEDULER, scheduler_settings(settings), journal)
     ray.get([actor.ping.remote() for actor in (accounts, ledger, scheduler)])
