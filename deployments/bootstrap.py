@@ -6,8 +6,8 @@ The same for `logos up` and for a deployment with Serve's own tools. What a decl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -16,22 +16,23 @@ from ray.exceptions import RayTaskError
 from logos.config import Configuration, Settings
 from logos.domain.catalogue import Catalogue
 from logos.domain.errors import LogosError
+from logos.storage.key_store import ROOT_NAME
 
 READY_WAIT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What is there now. `root_key` is None unless it was made just now; `notes` are for the operator."""
+    """What is there now. `root_key` is None unless it was made just now."""
 
-    root_key: str | None
-    notes: tuple[str, ...]
+    root_key: str | None = field(repr=False)
     provider_ids: dict[str, int]
     model_names: tuple[str, ...]
 
 
-def begin(accounts: Any, configuration: Configuration) -> Begun:
-    """Raises LogosError, as the accounts actor does."""
+def begin(accounts: Any, configuration: Configuration, say: Callable[[str], None]) -> Begun:
+    """Says, a line at a time and before anything else can fail, what nobody can be told later: the keys that were
+    made, and notes for the operator. Raises LogosError, as the accounts actor does."""
     environment = configuration.environment
     provider = environment.provider
     arguments = {
@@ -43,13 +44,26 @@ def begin(accounts: Any, configuration: Configuration) -> Begun:
         else None,
     }
     told = _when_ready(lambda: ray.get(accounts.administer.remote("bootstrap", arguments)))
+    keys = made_keys(told["keys"], arguments["root_key"])
+    for line in [*shown_once(keys), *told["notes"]]:
+        say(line)
     catalogue = _with_pools(accounts, {node.provider for node in configuration.settings.nodes})
     return Begun(
-        root_key=told["keys"].get("root"),
-        notes=tuple(told["notes"]),
+        root_key=keys.get(ROOT_NAME),
         provider_ids={provider.name: provider.id for provider in catalogue.providers},
         model_names=tuple(model.name for model in catalogue.models),
     )
+
+
+def made_keys(told: Mapping[str, str], preset: str | None) -> dict[str, str]:
+    """By name, the secrets of `told` but for a root key that the operator has chosen, and knows."""
+    return {name: secret for name, secret in told.items() if (name, secret) != (ROOT_NAME, preset)}
+
+
+def shown_once(keys: Mapping[str, str]) -> list[str]:
+    """A line for each key that was made just now; only its hash is kept."""
+    names = {name: "Root key" if name == ROOT_NAME else f"Key {name}" for name in keys}
+    return [f"{names[name]}, shown this once: {secret}" for name, secret in keys.items()]
 
 
 def _with_pools(accounts: Any, wanted: set[str]) -> Catalogue:

@@ -6,6 +6,7 @@ import msgspec
 
 from deployments.remotes import is_restarted
 from logos.actors.ledger import Ledger
+from logos.config import LedgerSettings
 from logos.domain.records import Record
 
 _decode_records = msgspec.msgpack.Decoder(tuple[Record, ...]).decode
@@ -14,8 +15,8 @@ _decode_records = msgspec.msgpack.Decoder(tuple[Record, ...]).decode
 class LedgerOnRay(Ledger):
     """The ledger actor; records arrive encoded, and a restarted one goes on with the metrics of the one before."""
 
-    def __init__(self, database_url: str) -> None:
-        super().__init__(database_url, restarted=is_restarted())
+    def __init__(self, database_url: str, settings: LedgerSettings) -> None:
+        super().__init__(database_url, restarted=is_restarted(), **settings.model_dump())
 
     async def append_encoded(self, gateway_id: str, records: bytes) -> frozenset[str]:
         return await self.append(gateway_id, _decode_records(records))

@@ -10,6 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import click
 import ray
 from ray import serve
 
@@ -61,7 +62,7 @@ def ensure_actors(blueprint: Blueprint) -> list[Any]:
     settings = blueprint.settings
     quota_ttl_s, settle_s = settings.gateway.quota_ttl_s, settings.scheduler.reconvene_s
     accounts = create(AccountsOnRay, ACCOUNTS, blueprint.database_url, quota_ttl_s, settle_s)
-    ledger = create(LedgerOnRay, LEDGER, blueprint.database_url)
+    ledger = create(LedgerOnRay, LEDGER, blueprint.database_url, settings.ledger)
     journal = blueprint.journal_dir if settings.scheduler.journal else None
     scheduler = create(SchedulerOnRay, SCHEDULER, scheduler_settings(settings), journal)
     ray.get([actor.ping.remote() for actor in (accounts, ledger, scheduler)])
@@ -122,7 +123,9 @@ def application(blueprint: Blueprint) -> serve.Application:
 def build(arguments: dict[str, str]) -> serve.Application:
     """For `serve run deployments.platform:build config=FILE` and for deployments/serve.yaml.
 
-    Makes the actors that are not there yet. The database must be one that every node reaches: LOGOS_DATABASE_URL.
+    Makes the actors that are not there yet, and prints the keys that are made on the way, this once: `serve run` shows
+    them at the terminal, `serve deploy` in the log of the worker that builds. The database must be one that every node
+    reaches: LOGOS_DATABASE_URL.
     """
     from logos.storage.migrate import migrate
 
@@ -135,7 +138,7 @@ def build(arguments: dict[str, str]) -> serve.Application:
     settings = configuration.settings
     blueprint = Blueprint(settings, settings.server.data_dir.expanduser().absolute(), url)
     accounts = ensure_actors(blueprint)[-1]
-    ensure_nodes(blueprint, bootstrap.begin(accounts, configuration).provider_ids)
+    ensure_nodes(blueprint, bootstrap.begin(accounts, configuration, click.echo).provider_ids)
     return application(blueprint)
 
 

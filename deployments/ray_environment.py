@@ -56,6 +56,20 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+def require_free(host: str, port: int) -> None:
+    """Raises Conflict where nothing can listen at this address, be it that something does already."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, number, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+        with socket.socket(family, kind, number) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do no harm
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise Conflict(f"cannot listen at {host}:{port} ({reason}): give another --host or --port") from None
+
+
 def uses_haproxy(settings: Settings) -> bool:
     return haproxy_available() if settings.ray.haproxy is None else settings.ray.haproxy
 

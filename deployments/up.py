@@ -31,13 +31,14 @@ from deployments.ray_environment import (
     HAPROXY_PREFIX,
     free_port,
     new_haproxy_directory,
+    require_free,
     settings_here,
     show_token,
     uses_haproxy,
 )
 from deployments.ray_settings import RaySetting, apply
 from logos.config import Configuration
-from logos.domain.errors import LogosError
+from logos.domain.errors import InvalidDeclaration, LogosError
 from logos.embedding.sentence import check_installed
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,7 @@ class Up:
         self._configuration = configuration
         self._settings = configuration.settings
         self._data_dir = self._settings.server.data_dir.expanduser().absolute()
-        self._data_dir.mkdir(parents=True, exist_ok=True)
-        self._record = ProcessRecord(self._data_dir / "run")
+        self._record = ProcessRecord(usable(self._data_dir) / "run")
         self._undo: list[tuple[str, Callable[[], None]]] = []
         self._stopping = threading.Event()
         self._began = time.monotonic()
@@ -72,8 +72,11 @@ class Up:
     def run(self) -> int:
         """Until SIGINT or SIGTERM. Returns the exit code."""
         self._record.acquire()
-        if ended := self._record.end_leftovers():
-            self._say(f"ended {ended} processes that an earlier run left behind")
+        try:
+            self._clear_the_way()
+        except LogosError:
+            self._record.release()
+            raise
         self._listen_to_signals()
         self._background(self._keep_record)
         try:
@@ -88,6 +91,12 @@ class Up:
             sys.stdout.flush()
             os._exit(0)  # Ray's own end would wait for it
         return 0
+
+    def _clear_the_way(self) -> None:
+        if ended := self._record.end_leftovers():
+            self._say(f"ended {ended} processes that an earlier run left behind")
+        if self._settings.ray.address is None:  # in a cluster, Serve listens on other machines, too
+            require_free(self._settings.server.host, self._port)
 
     def _haproxy_directory(self) -> Path:
         """A new one with a short name; the one of an earlier run is removed."""
@@ -119,15 +128,12 @@ class Up:
             actors = composition.ensure_actors(blueprint)
             self._undo.append(("actors", lambda: _kill(actors)))
             self._undo.append(("the scheduler's memory", lambda: _save(actors[0])))
-            begun = bootstrap.begin(actors[-1], self._configuration)
-            for note in begun.notes:
-                self._say(note)
+            begun = bootstrap.begin(actors[-1], self._configuration, self._say)
             nodes = composition.ensure_nodes(blueprint, begun.provider_ids)
             self._undo.append(("nodes", lambda: _shut_down_nodes(nodes)))
             serve_started.result()
         self._deploy(composition.application(blueprint))
-        preset = self._configuration.environment.root_key is not None
-        self._banner(None if preset else begun.root_key, begun.model_names[0] if begun.model_names else None)
+        self._banner(begun.root_key, begun.model_names[0] if begun.model_names else None)
 
     def _start_database(self) -> str:
         from logos.storage.database import open_database
@@ -274,10 +280,20 @@ class Up:
         if dashboard:
             self._say(f"Ray dashboard: http://{dashboard}   (its token: {_token_hint()})")
         self._say(f"Database URL: {self._data_dir / 'database_url'}")
-        if root_key:
-            self._say(f"Root key, shown this once: {root_key}")
         self._say("Try it:")
         self._say(curl_line(base, key, model or "MODEL"))
+
+
+def usable(data_dir: Path) -> Path:
+    """Makes it where it is not there. Raises InvalidDeclaration if it cannot be written to."""
+    try:
+        (data_dir / "run").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=data_dir / "run"):
+            return data_dir
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        message = f"the data directory {data_dir} cannot be used ({reason}): give another with --data-dir"
+        raise InvalidDeclaration(message) from None
 
 
 def curl_line(base: str, key: str, model: str) -> str:

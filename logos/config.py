@@ -26,6 +26,7 @@ DeclaredKind = TypeVar("DeclaredKind", bound=Declared)
 Seconds = Annotated[float, Field(strict=True, gt=0, le=10_000_000, allow_inf_nan=False)]
 SecondsOrZero = Annotated[float, Field(strict=True, ge=0, le=10_000_000, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(strict=True, gt=0, le=10_000_000, allow_inf_nan=False)]
+MillisecondsOrZero = Annotated[float, Field(strict=True, ge=0, le=10_000_000, allow_inf_nan=False)]
 Port = Annotated[int, Field(strict=True, ge=0, le=65_535)]
 
 
@@ -63,13 +64,14 @@ class GatewaySettings(Declared):
 
 
 class UpstreamSettings(Declared):
-    """Time-outs towards endpoints, and the longest that a whole answer may take."""
+    """Time-outs towards endpoints, and the longest that a whole answer may take. Beyond `connections_per_host_max`
+    connections of one gateway replica to one host, a request waits for a free one as it would for a new one."""
 
     connect_s: Seconds = 5.0
     first_byte_s: Seconds = 300.0
     between_bytes_s: Seconds = 120.0
     total_s: Seconds = 3600.0
-    connections_per_host_max: Positive = 1024
+    connections_per_host_max: Positive | None = None
 
 
 class SchedulerSection(Declared):
@@ -170,10 +172,11 @@ class ClassifierSettings(Declared):
 
 
 class LedgerSettings(Declared):
-    """Writing records to Postgres."""
+    """Writing records to Postgres, many in one transaction. With `batch_wait_ms` the first of a batch waits that long
+    for company; without, whoever comes during a transaction joins the next."""
 
-    batch_records_max: Positive = 1_000
-    batch_wait_ms: Milliseconds = 20.0
+    batch_records_max: Positive = 2_000
+    batch_wait_ms: MillisecondsOrZero = 0.0
 
 
 class RaySettings(Declared):

@@ -121,9 +121,11 @@ class Administration:
                 declaring.declare(connection, world, changes)
             if provider is not None:
                 _register(connection, provider, provider_models, changes)
+            declared = Changes()
             try:
                 with connection.begin_nested():
-                    _declare(connection, declaration, changes)
+                    _declare(connection, declaration, declared)
+                changes.add_all(declared)
             except InvalidDeclaration as error:
                 if is_new:
                     raise

@@ -45,7 +45,7 @@ class _Append:
 
 
 class Ledger:
-    """Satisfies gateway.ports.LedgerPort. `clock` counts monotonic seconds. With `batch_wait_s` a transaction waits
+    """Satisfies gateway.ports.LedgerPort. `clock` counts monotonic seconds. With `batch_wait_ms` a transaction waits
     that long for company; without, whoever comes during one joins the next."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Ledger:
         database_url: str,
         *,
         batch_records_max: int = BATCH_RECORDS_MAX,
-        batch_wait_s: float = 0.0,
+        batch_wait_ms: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         restarted: bool = False,
     ) -> None:
@@ -64,7 +64,7 @@ class Ledger:
         self._metrics_kept = b""
         self._keeping: asyncio.Task[None] | None = None
         self._batch_records_max = batch_records_max
-        self._batch_wait_s = batch_wait_s
+        self._batch_wait_s = batch_wait_ms / 1000
         self._writer = LedgerWriter(database_url)
         self._journal_writer = LedgerWriter(database_url)
         self._journal_turn = asyncio.Lock()

@@ -86,15 +86,8 @@ class Gateway:
             interval_s=settings.gateway.ship_interval_ms / 1000,
             clock=wall_clock,
         )
-        upstream = settings.upstream
-        self._transport = AiohttpTransport(
-            TransportLimits(
-                connect_s=upstream.connect_s,
-                first_byte_s=upstream.first_byte_s,
-                between_bytes_s=upstream.between_bytes_s,
-                total_s=upstream.total_s,
-            )
-        )
+        # Every setting is a limit of the same name.
+        self._transport = AiohttpTransport(TransportLimits(**settings.upstream.model_dump()))
         self.flow = Flow(
             settings=_flow_settings(settings),
             directory=self.directory,

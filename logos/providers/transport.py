@@ -44,13 +44,15 @@ FOREIGN_ERRORS = (
 @dataclass(frozen=True, slots=True)
 class TransportLimits:
     """Times an upstream may take. `first_byte_s` holds from sending to the first byte of the answer's body, and starts
-    again at the headers; `total_s` counts from the first byte."""
+    again at the headers; `total_s` counts from the first byte. With `connections_per_host_max` requests beyond it wait
+    for a connection that is free again, within `connect_s`."""
 
     connect_s: float = 5.0
     first_byte_s: float = 300.0
     between_bytes_s: float = 120.0
     total_s: float = 3600.0
     keep_alive_s: float = 30.0
+    connections_per_host_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,10 +132,11 @@ class AiohttpTransport:
 
     def _new_session(self, *, reuse: bool) -> aiohttp.ClientSession:
         limits = self._limits
+        per_host = limits.connections_per_host_max or 0  # which is no limit to aiohttp
         connector = (
-            aiohttp.TCPConnector(limit=0, keepalive_timeout=limits.keep_alive_s)
+            aiohttp.TCPConnector(limit=0, limit_per_host=per_host, keepalive_timeout=limits.keep_alive_s)
             if reuse
-            else aiohttp.TCPConnector(limit=0, force_close=True)
+            else aiohttp.TCPConnector(limit=0, limit_per_host=per_host, force_close=True)
         )
         return aiohttp.ClientSession(
             connector=connector,

@@ -19,6 +19,7 @@ from logos.storage.embedded import EmbeddedPostgres
 log = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S = 1.0
+URL_SHAPE = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
 class Database(Protocol):
@@ -76,10 +77,20 @@ class ExternalDatabase:
 
     def alive(self) -> bool:
         try:
-            psycopg.connect(self._url, connect_timeout=3).close()
-        except psycopg.OperationalError:
+            self.require_alive()
+        except DatabaseUnavailable:
             return False
         return True
+
+    def require_alive(self) -> None:
+        """Raises DatabaseUnavailable with the first line of why not; it names no password."""
+        try:
+            psycopg.connect(self._url, connect_timeout=3).close()
+        except psycopg.OperationalError as error:
+            said = str(error).partition("\n")[0]
+            raise DatabaseUnavailable(f"the database of LOGOS_DATABASE_URL cannot be used: {said}") from None
+        except psycopg.ProgrammingError:  # it would repeat the whole URL
+            raise DatabaseUnavailable(f"LOGOS_DATABASE_URL cannot be read: it should look like {URL_SHAPE}") from None
 
     async def watch(self) -> None:
         """Its owner watches it; this waits until cancelled."""
@@ -100,8 +111,7 @@ def open_database(data_dir: Path, url: str | None = None) -> EmbeddedDatabase | 
         database = EmbeddedDatabase(server)
     else:
         database = ExternalDatabase(url)
-        if not database.alive():
-            raise DatabaseUnavailable("the database of LOGOS_DATABASE_URL does not answer")
+        database.require_alive()
     partial = data_dir / "database_url.partial"
     partial.unlink(missing_ok=True)
     partial.touch(mode=0o600)

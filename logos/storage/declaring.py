@@ -69,6 +69,12 @@ class Changes:
         if action is not None:
             self.made.append(Change(kind, name, action, row_id))
 
+    def add_all(self, part: Changes) -> None:
+        """What a part of the transaction has changed, once it is sure that it stays."""
+        self.made += part.made
+        self.secrets |= part.secrets
+        self.notes += part.notes
+
     @property
     def touches_catalogue(self) -> bool:
         return any(change.kind in CATALOGUE_KINDS for change in self.made)

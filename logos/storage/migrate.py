@@ -7,7 +7,10 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
+
+from logos.domain.errors import DatabaseUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK = 4_710_050_001  # an advisory lock: any number that nobody else uses in this database
@@ -27,8 +30,19 @@ def configuration() -> Config:
 
 def migrate(database_url: str) -> None:
     """Upgrade to the newest version, in one transaction. A second process that races waits for the first, then finds
-    nothing to do. Raises sqlalchemy.exc.OperationalError when the database is away."""
-    engine = engine_of(database_url)
+    nothing to do. Raises DatabaseUnavailable, with the first line of what the database says, when it is away or refuses
+    it."""
+    try:
+        _upgrade(engine_of(database_url))
+    except DBAPIError as error:
+        said = str(error.orig).partition("\n")[0]
+        raise DatabaseUnavailable(
+            f"the database cannot be prepared ({said}): check LOGOS_DATABASE_URL, whose user must be able to log in "
+            "and to create tables"
+        ) from error
+
+
+def _upgrade(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         config = configuration()

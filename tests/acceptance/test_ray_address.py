@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,9 @@ LEFT_OUT = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
 def test_a_platform_joins_a_running_cluster_and_leaves_it_as_it_was() -> None:
     with RayCluster(environment_for_logos()) as cluster:
-        with Platform({"ray": {"address": cluster.address}}) as platform:
-            key = platform.create_key("ci")
+        with Platform({"ray": {"address": cluster.address}, "keys": [{"name": "made"}]}) as platform:
+            [key] = re.findall(r"Key made, shown this once: (\S+)", platform.output.read_text())
+            assert "Root key" not in platform.output.read_text()  # it was chosen by who started the platform
             body = {"model": "llama-3.1-8b", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}
             with platform.client(key) as client:
                 answer = client.post("/v1/chat/completions", json=body, headers={"x-request-id": "mine"})

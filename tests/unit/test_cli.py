@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from logos.cli import run
+from logos.domain.errors import DatabaseUnavailable
+from logos.storage.database import ExternalDatabase
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -78,6 +81,35 @@ def test_a_config_that_does_not_fit_stops_up_before_anything_starts(
     code, err = failed(capsys, "up", "--config", str(config))
     assert code == 1
     assert err == f"logos: {config}: unknown key server.prot: the nearest valid key is server.port\n"
+
+
+def test_a_data_directory_that_cannot_be_made_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, err = failed(capsys, "up", "--data-dir", "/dev/null/x")
+    assert code == 1
+    assert err == (
+        "logos: the data directory /dev/null/x cannot be used (Not a directory): give another with --data-dir\n"
+    )
+
+
+def test_a_port_that_is_taken_is_one_line_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, err = failed(capsys, "up", "--port", str(port), "--data-dir", str(tmp_path))
+    assert code == 1
+    assert err == (
+        f"logos: cannot listen at 127.0.0.1:{port} (Address already in use): give another --host or --port\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_database_url_that_cannot_be_used_is_one_line_without_its_password() -> None:
+    for url in ("postgresql://u:the-password@127.0.0.1:1/x", "postgresql://u:the-password@[::1/x"):
+        with pytest.raises(DatabaseUnavailable, match="LOGOS_DATABASE_URL cannot be ") as raised:
+            ExternalDatabase(url).require_alive()
+        assert "the-password" not in raised.value.message
+        assert "\n" not in raised.value.message
 
 
 def test_a_declaration_that_does_not_fit_is_not_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from logos.actors.ledger import METRICS_KEPT_INTERVAL_S, Ledger
+from logos.config import LedgerSettings
 from logos.domain.records import Charge
 from logos.gateway.outbox import Outbox
 from logos.gateway.ports import LedgerPort
@@ -68,6 +71,40 @@ async def test_appends_that_come_together_are_committed_together(ledger: Ledger,
     transactions = value(database_url, "SELECT count(DISTINCT xmin::text) FROM log_entry")
     assert isinstance(transactions, int)
     assert transactions <= 3
+
+
+@pytest.mark.parametrize(("batch_records_max", "transactions"), [(5, 4), (10, 2)])
+async def test_a_transaction_takes_as_many_records_as_the_settings_say(
+    database_url: str, batch_records_max: int, transactions: int
+) -> None:
+    settings = LedgerSettings(batch_records_max=batch_records_max)
+    ledger = Ledger(database_url, **settings.model_dump())
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(ledger.close)
+        await asyncio.gather(*(ledger.append(f"gateway-{number}", records(5, first=5 * number)) for number in range(4)))
+    assert value(database_url, "SELECT count(DISTINCT xmin::text) FROM log_entry") == transactions
+
+
+@pytest.mark.parametrize(("batch_wait_ms", "transactions"), [(0.0, 2), (200.0, 1)])
+async def test_a_transaction_waits_for_company_as_long_as_the_settings_say(
+    database_url: str, batch_wait_ms: float, transactions: int
+) -> None:
+    settings = LedgerSettings(batch_wait_ms=batch_wait_ms)
+    ledger = Ledger(database_url, **settings.model_dump())
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(ledger.close)
+        await ledger.start()
+        first = asyncio.create_task(ledger.append("gateway-1", records(5)))
+        for _ in range(5):  # the writer has its turn
+            await asyncio.sleep(0)
+        await asyncio.gather(first, ledger.append("gateway-2", records(5, first=5)))
+    assert value(database_url, "SELECT count(DISTINCT xmin::text) FROM log_entry") == transactions
+
+
+def test_every_setting_of_the_ledger_is_a_parameter_of_it_with_the_same_default() -> None:
+    parameters = inspect.signature(Ledger).parameters
+    settings = LedgerSettings().model_dump()
+    assert {name: parameters[name].default for name in settings} == settings
 
 
 async def test_too_much_at_once_is_refused_and_can_be_sent_again(ledger: Ledger, database_url: str) -> None:

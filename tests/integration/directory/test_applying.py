@@ -279,6 +279,15 @@ def test_a_config_file_that_contradicts_a_running_installation_does_not_stop_it(
     assert administration.perform("list", {"kind": "team"}).result["total"] == 0
 
 
+def test_a_key_whose_declaration_was_undone_is_not_told(administration: Administration) -> None:
+    bootstrap(administration)
+    wrong = Declaration.model_validate({"keys": [{"name": "first"}, {"name": "ci", "models": ["gone"]}]})
+    told = bootstrap(administration, declaration=wrong)
+    assert len(told["notes"]) == 1
+    assert (told["keys"], told["changes"]) == ({}, [])
+    assert administration.perform("list", {"kind": "key"}).result["total"] == 1
+
+
 def test_writers_take_turns(administration: Administration, database_url: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

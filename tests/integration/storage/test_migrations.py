@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
+import psycopg
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+from logos.domain.errors import DatabaseUnavailable
 from logos.storage.migrate import configuration, engine_of, migrate
 from logos.storage.tables import metadata
 from tests.support.postgres import Server, rows, value
@@ -49,6 +53,30 @@ def test_two_processes_may_migrate_at_once(postgres_server: Server) -> None:
             for running in [pool.submit(migrate, url) for _ in range(3)]:
                 running.result()
         assert differences(url) == []
+
+
+@pytest.mark.parametrize(
+    ("password", "told"),
+    [("its-password", "permission denied for schema public"), ("another", "password authentication failed")],
+)
+def test_a_user_who_may_not_create_tables_or_log_in_is_told_in_one_line(
+    postgres_server: Server, password: str, told: str
+) -> None:
+    with postgres_server.fresh_database(template="template0") as url:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE ROLE reader LOGIN PASSWORD 'its-password'")
+        parts = urlsplit(url)
+        try:
+            with pytest.raises(DatabaseUnavailable) as raised:
+                migrate(f"postgresql://reader:{password}@{parts.hostname}:{parts.port}{parts.path}")
+        finally:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("DROP ROLE reader")
+        said = raised.value.message
+        assert told in said
+        assert said.endswith("check LOGOS_DATABASE_URL, whose user must be able to log in and to create tables")
+        assert "\n" not in said
+        assert password not in said.replace(told, "")
 
 
 def test_every_table_of_the_interface_is_there(database_url: str) -> None:

@@ -1,7 +1,9 @@
-"""Every error that aiohttp or the operating system can raise has a place in the tree of ours."""
+"""Every error that aiohttp or the operating system can raise has a place in the tree of ours, and settings hold."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import inspect
 import os
@@ -12,10 +14,12 @@ import aiohttp
 import pytest
 from aiohttp import client_exceptions, http_exceptions
 from aiohttp.client_reqrep import ConnectionKey
+from multidict import CIMultiDict
 from yarl import URL
 
+from logos.config import UpstreamSettings
 from logos.domain.errors import NoCapacity, UpstreamFailed, UpstreamTimeout
-from logos.providers.transport import FOREIGN_ERRORS, domain_error
+from logos.providers.transport import FOREIGN_ERRORS, AiohttpTransport, Target, TransportLimits, domain_error
 
 SECRET_HOST = "secret-host.example"
 KEY = ConnectionKey(SECRET_HOST, 443, True, True, None, None, None)
@@ -88,3 +92,43 @@ def test_a_refused_connection_says_so() -> None:
     told = domain_error(aiohttp.ClientConnectorError(KEY, OSError(errno.ECONNREFUSED, "x")))
     assert "ECONNREFUSED" in told.message
     assert told.code == "upstream_unreachable"
+
+
+def test_every_upstream_setting_is_a_limit_of_the_transport_with_the_same_default() -> None:
+    assert TransportLimits(**UpstreamSettings().model_dump()) == TransportLimits()
+
+
+@pytest.mark.parametrize(("connections_per_host_max", "open_at_once"), [(None, 3), (2, 2)])
+async def test_no_more_connections_to_a_host_than_the_settings_say(
+    connections_per_host_max: int | None, open_at_once: int
+) -> None:
+    settings = UpstreamSettings(connections_per_host_max=connections_per_host_max)
+    arrived: asyncio.Queue[None] = asyncio.Queue()
+    may_answer = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        arrived.put_nowait(None)
+        await may_answer.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        target = Target(URL.build(scheme="http", host="127.0.0.1", port=port_of(server)), CIMultiDict())
+        transport = AiohttpTransport(TransportLimits(**settings.model_dump()))
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(transport.close)
+            opening = [asyncio.create_task(transport.open(target, b"")) for _ in range(3)]
+            for _ in range(open_at_once):
+                await arrived.get()
+            await asyncio.sleep(0.05)
+            assert arrived.empty()
+            may_answer.set()
+            for response in await asyncio.gather(*opening):
+                assert await response.read_chunk() == b""
+            assert arrived.qsize() == 3 - open_at_once
+
+
+def port_of(server: asyncio.Server) -> int:
+    port: int = server.sockets[0].getsockname()[1]
+    return port
