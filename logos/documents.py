@@ -21,6 +21,9 @@ T = TypeVar("T", bound=BaseModel)
 
 SECRET_FILE_BYTES_MAX = 64 * 1024
 CLOSE_ENOUGH = 0.6
+# Anchors make small documents large, and one that is used inside itself makes them endless.
+VALUES_MAX = 1_000_000
+DEPTH_MAX = 100
 
 # What pydantic says in terms of Python, in terms of the document.
 _PLAIN = {
@@ -80,10 +83,10 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
 
 def parse(kind: type[T], document: object, source: str = "", resolve: Callable[[str], str] | None = None) -> T:
     """The document as a `kind`. Raises InvalidDeclaration, one line; `resolve` answers env: and file: secrets."""
-    bad = next(_unstorable(document), None)
-    if bad is not None:
-        place = path_text(bad) or "the document"
-        text = f"{place}: has a character that cannot be stored (NUL or half of a surrogate pair)"
+    flaw = _flaw(document)
+    if flaw is not None:
+        place, what = flaw
+        text = f"{path_text(place) or 'the document'}: {what}"
         raise InvalidDeclaration(f"{source}: {text}" if source else text)
     try:
         return kind.model_validate(document, context={"resolve": resolve})
@@ -133,18 +136,33 @@ def explain(kind: type[BaseModel], error: ValidationError, source: str = "") -> 
     return f"{source}: {text}{more}" if source else f"{text}{more}"
 
 
-def _unstorable(value: object, location: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Places of text that Postgres cannot hold."""
-    if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-            yield location
-    elif isinstance(value, Mapping):
+def _flaw(document: object) -> tuple[tuple[str | int, ...], str] | None:
+    """Where something stands that fits no shape and no table, and what it is; None for what may be looked at."""
+    for count, (location, value) in enumerate(_values(document)):
+        if len(location) > DEPTH_MAX:
+            return location[:1], "is nested too deeply, or contains itself"
+        if count >= VALUES_MAX:
+            return (), f"has more than {VALUES_MAX:,} values, counted again wherever an anchor is used"
+        if isinstance(value, str) and _is_unstorable(value):
+            return location, "has a character that cannot be stored (NUL or half of a surrogate pair)"
+    return None
+
+
+def _values(value: object, location: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], object]]:
+    """Every value with its place, the keys at that of their mapping."""
+    yield location, value
+    if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _unstorable(key, location)
-            yield from _unstorable(inner, (*location, str(key)))
+            yield location, key
+            yield from _values(inner, (*location, str(key)))
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            yield from _unstorable(inner, (*location, index))
+            yield from _values(inner, (*location, index))
+
+
+def _is_unstorable(text: str) -> bool:
+    """Postgres cannot hold it."""
+    return "\0" in text or any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def path_text(location: tuple[str | int, ...]) -> str:

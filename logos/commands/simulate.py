@@ -81,6 +81,7 @@ def simulate(
     with the keys of a cluster file's `traffic`). Without it the world's own traffic is used, if it has any.
     """
     from logos.simulation.cluster import read_world
+    from logos.simulation.run import SimulationFault
     from logos.simulation.systems import check_system
 
     names = [name.strip() for name in policies.split(",") if name.strip()]
@@ -95,8 +96,11 @@ def simulate(
         workloads = [_workload(workload, world, each, plain) for each in range(seed, seed + seeds)]
     except InvalidDeclaration as error:
         raise BadInput(error.message) from None
-    runs = _runs(names, world, workloads, seed, settings, as_json)
-    bound = _bound(world, workloads[0], seed, slo_s, search)
+    try:
+        runs = _runs(names, world, workloads, seed, settings, as_json)
+        bound = _bound(world, workloads[0], seed, slo_s, search)
+    except SimulationFault as fault:
+        raise click.ClickException(f"the run in {world.name} was broken off: {fault}") from None
     document = {"runs": [_figures(run, slo_s) for run in runs], "bound": bound}
     if output is not None:
         _write(output, document, runs)

@@ -7,7 +7,8 @@ are those of `world`. What the figures mean in motion must not be known here.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from logos.domain.nouns import (
     Weights,
 )
 from logos.simulation.cluster_shapes import (
+    COPIES_MAX,
     ClusterDeclared,
     EngineDeclared,
     InitialDeclared,
@@ -75,6 +77,12 @@ def parse_world(document: object, name: str, source: str = "") -> World:
 
 def _flaws(declared: ClusterDeclared) -> Iterator[str]:
     """What is wrong between the parts of a file that are right by themselves."""
+    gpus = sum(node.count * node.gpus for node in declared.nodes)
+    if gpus > COPIES_MAX:
+        yield f"nodes: {gpus:,} GPUs are more than can be simulated; at most {COPIES_MAX:,} can"
+    copies = sum(model.count for model in declared.models)
+    if copies > COPIES_MAX:
+        yield f"models: {copies:,} models are more than can be simulated; at most {COPIES_MAX:,} can"
     yield from _repeated("models", [name for model in declared.models for name in model.names])
     yield from _repeated("nodes", [name for node in declared.nodes for name in node.names])
     yield from _repeated("providers", [each.name for each in declared.providers])
@@ -83,13 +91,7 @@ def _flaws(declared: ClusterDeclared) -> Iterator[str]:
         for number, remote in enumerate(model.remotes):
             if remote.provider not in providers:
                 yield f"models[{index}].remotes[{number}].provider: there is no provider {remote.provider!r}"
-        if model.engine is not None and not any(_fits(model.engine, node) for node in declared.nodes):
-            engine = model.engine
-            need = -(-engine.memory_mib // engine.gpus)
-            yield (
-                f"models[{index}].engine: {model.name} needs {need} MiB on each of {engine.gpus} GPUs, "
-                "which no node has; give it less memory or add a node"
-            )
+        yield from _homeless(index, model, declared.nodes)
     engines = {name: model.engine for model in declared.models for name in model.names}
     for index, node in enumerate(declared.nodes):
         for number, initial in enumerate(node.engines):
@@ -115,13 +117,38 @@ def _traffic_flaws(declared: ClusterDeclared, models: set[str]) -> Iterator[str]
 
 
 def _repeated(kind: str, names: list[str]) -> Iterator[str]:
-    for name in dict.fromkeys(names):
-        if names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if count > 1:
             yield f"{kind}: {name!r} is there twice"
+
+
+def _homeless(index: int, model: ModelDeclared, nodes: Sequence[NodeDeclared]) -> Iterator[str]:
+    """A model whose engine could be loaded nowhere."""
+    engine = model.engine
+    if engine is None:
+        return
+    fitting = [node for node in nodes if _fits(engine, node)]
+    if not fitting:
+        need = -(-engine.memory_mib // engine.gpus)
+        yield (
+            f"models[{index}].engine: {model.name} needs {need} MiB on each of {engine.gpus} GPUs, "
+            "which no node has; give it less memory or add a node"
+        )
+    elif not any(_keeps(engine, node) for node in fitting):
+        yield (
+            f"models[{index}].engine: {model.name} keeps {engine.spec.host_mib} MiB in host RAM, which no node "
+            "that has its GPUs has; say `sleeps: false`, or give a node more host_memory_mib (0: no limit)"
+        )
 
 
 def _fits(engine: EngineDeclared, node: NodeDeclared) -> bool:
     return node.gpus >= engine.gpus and node.memory_mib_per_gpu >= -(-engine.memory_mib // engine.gpus)
+
+
+def _keeps(engine: EngineDeclared, node: NodeDeclared) -> bool:
+    """Whether its weights have room in host RAM, where an engine that can sleep has them from its start on."""
+    is_limited = node.host_memory_mib > 0 and node.sleeps and engine.sleeps
+    return not is_limited or engine.spec.host_mib <= node.host_memory_mib
 
 
 def _misplaced(initial: InitialDeclared, node: NodeDeclared, engines: dict[str, EngineDeclared | None]) -> str:
@@ -132,8 +159,10 @@ def _misplaced(initial: InitialDeclared, node: NodeDeclared, engines: dict[str, 
     unknown = [gpu for gpu in initial.gpus if gpu >= node.gpus]
     if unknown:
         return f"gpus: there is no GPU {unknown[0]} on {node.name}, which has {node.gpus} (counted from 0)"
-    if len(set(initial.gpus)) != engine.gpus:
-        return f"gpus: {initial.model} runs on {engine.gpus} GPUs, {len(set(initial.gpus))} are given"
+    if len(set(initial.gpus)) < len(initial.gpus):
+        return "gpus: a GPU is there twice"
+    if len(initial.gpus) != engine.gpus:
+        return f"gpus: {initial.model} runs on {engine.gpus} GPUs, {len(initial.gpus)} are given"
     if initial.state == "asleep" and not (node.sleeps and engine.sleeps):
         return f"state: {initial.model} cannot sleep on {node.name}"
     return ""
@@ -276,7 +305,7 @@ class _Builder:
         for declared in self._declared.nodes:
             gpus = tuple(Gpu(index, declared.memory_mib_per_gpu) for index in range(declared.gpus))
             engines = tuple(
-                InitialEngine(self._pooled[each.model], tuple(sorted(set(each.gpus))), EngineState(each.state))
+                InitialEngine(self._pooled[each.model], tuple(sorted(each.gpus)), EngineState(each.state))
                 for each in declared.engines
             )
             for name in declared.names:

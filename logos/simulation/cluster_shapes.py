@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from logos.declarations import Count, Declared, LimitsDeclared, Name, Positive, PrivacyName
 from logos.domain.nouns import EngineSpec, Privacy, SloClass
@@ -17,6 +17,8 @@ from logos.simulation.world import RemoteProfile
 from logos.workload.generate import Arrivals, Traffic
 
 SHARES_MIN = 2
+COPIES_MAX = 100_000  # of one model, one node, one node's GPUs; and GPUs altogether
+REPORT_INTERVAL_S_MIN = 0.01
 
 Time = Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)]
 Step = Annotated[float, Field(strict=True, gt=0, le=10_000_000, allow_inf_nan=False)]
@@ -24,6 +26,7 @@ Factor = Annotated[float, Field(strict=True, gt=0, le=1_000, allow_inf_nan=False
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Rate = Annotated[float, Field(strict=True, gt=0, le=100_000, allow_inf_nan=False)]
 Normal = Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)]
+Copies = Annotated[int, Field(strict=True, ge=1, le=COPIES_MAX)]
 Amount = Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)]
 
 
@@ -151,7 +154,7 @@ class ModelDeclared(Declared):
     length as a share of the tokens that a request allows. `count` makes that many copies, named NAME-1, NAME-2, ..."""
 
     name: Name
-    count: Positive = 1
+    count: Copies = 1
     tags: tuple[str, ...] = ()
     weights: WeightsDeclared = WeightsDeclared()
     context_length: Positive | None = None
@@ -185,8 +188,8 @@ class NodeDeclared(Declared):
     """One GPU machine, or `count` equal ones, named NAME-1, NAME-2, ..."""
 
     name: Name
-    count: Positive = 1
-    gpus: Positive = 1
+    count: Copies = 1
+    gpus: Copies = 1
     memory_mib_per_gpu: Positive
     host_memory_mib: Count = 0
     sleeps: bool = True
@@ -297,3 +300,10 @@ class ClusterDeclared(Declared):
     traffic: TrafficDeclared | None = None
     queue_timeout_s: Annotated[float, Field(strict=True, gt=0, le=1_000_000)] = 600.0
     report_interval_s: Time = 0.0
+
+    @field_validator("report_interval_s")
+    @classmethod
+    def _reports_leave_time(cls, interval_s: float) -> float:
+        if 0 < interval_s < REPORT_INTERVAL_S_MIN:
+            raise ValueError(f"should be 0 (no reports) or at least {REPORT_INTERVAL_S_MIN}")
+        return interval_s

@@ -111,8 +111,9 @@ class SimNode:
         elif order.engine_id not in self.engines:
             raise SimulationFault(f"{type(order).__name__} of {order.engine_id}, which {self.node.id} does not have")
         most = self._described.transitions_at_once
-        # A stop ends a process, whatever else is going on.
-        if most is not None and self._under_way >= most and not isinstance(order, StopEngine):
+        if isinstance(order, StopEngine):
+            self._stop(order)
+        elif most is not None and self._under_way >= most:
             self._orders.append(order)
         else:
             self._begin(order)
@@ -130,6 +131,7 @@ class SimNode:
     def crash(self, engine: SimEngine, reason: str) -> list[str]:
         """The engine's process ends by itself. Returns the requests that were in it."""
         engine.order += 1
+        self._forget_orders(engine)
         self._become(engine, EngineState.FAILED)
         lost = engine.serving.break_off()
         self.tell(EngineChanged(self._agenda.now, engine.engine_id, EngineState.FAILED, 0.0, 0, reason))
@@ -196,6 +198,20 @@ class SimNode:
         for number, engine in enumerate(engines):
             near = {other for index in engine.gpu_indices for other in on_gpu[index]} - {number}
             engine.serving.neighbours = tuple(engines[other].serving for other in sorted(near))
+
+    def _stop(self, order: StopEngine) -> None:
+        """Ends a process, whatever else is going on; of a load that still waits for its turn there is none to end."""
+        engine = self.engines[order.engine_id]
+        self._forget_orders(engine)
+        if engine.state is EngineState.COLD:
+            self._remove(engine)
+            self.tell(EngineChanged(self._agenda.now, engine.engine_id, EngineState.COLD, 0.0, 0))
+        elif engine.state is not EngineState.STOPPING:  # a stop that takes long is asked for again
+            self._begin(order)
+
+    def _forget_orders(self, engine: SimEngine) -> None:
+        """What waits for its turn is no longer meant."""
+        self._orders = deque(each for each in self._orders if each.engine_id != engine.engine_id)
 
     def _begin(self, order: Order) -> None:
         engine = self.engines[order.engine_id]

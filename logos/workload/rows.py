@@ -20,6 +20,8 @@ COLUMNS = ("request_id", "arrival_offset", "mode", "priority", "body_json")
 REQUIRED = ("request_id", "arrival_offset", "body_json")
 ARRIVAL_MS_MAX = 366 * 86_400_000.0
 REQUEST_ID_CHARACTERS_MAX = 200
+TOKENS_MAX = 2_000_000_000
+TOKEN_LIMITS = ("max_completion_tokens", "max_tokens")  # the newer name goes first
 FIELD_CHARACTERS_MAX = 64 * 1024 * 1024  # the csv module's own limit would refuse a long prompt
 
 AUTO = "auto"
@@ -58,7 +60,7 @@ class WorkloadRow:
     @property
     def max_tokens(self) -> int | None:
         """The most tokens that the answer may have; None where nothing is said."""
-        for name in ("max_completion_tokens", "max_tokens"):
+        for name in TOKEN_LIMITS:
             value = self.body.get(name)
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
@@ -253,6 +255,12 @@ class _Cells:
             raise self._wrong("body_json", f"is not valid JSON: {error}") from None
         if not isinstance(found, dict):
             raise self._wrong("body_json", f"should be a JSON object, not {_shown(text)}")
+        if not isinstance(found.get("model"), str | None):
+            raise self._wrong("body_json", "model should be text: the name of a model, or nothing for any")
+        for name in TOKEN_LIMITS:
+            value = found.get(name)
+            if value is not None and not (type(value) is int and 1 <= value <= TOKENS_MAX):
+                raise self._wrong("body_json", f"{name} should be a whole number from 1 to {TOKENS_MAX:,}")
         return found
 
 

@@ -10,7 +10,9 @@ import pytest
 from logos.domain.errors import InvalidDeclaration
 from logos.simulation.clairvoyant import _awake_sets
 from logos.simulation.cluster import parse_world, read_world, shipped_worlds
-from tests.simulation.small import model, node, world
+from logos.simulation.run import Status
+from logos.simulation.systems import run_system
+from tests.simulation.small import arrival, model, node, world
 
 
 @pytest.mark.parametrize("name", ["contention", "sleep-a100", "sleep-a4000", "market", "ladder", "laptop"])
@@ -73,6 +75,7 @@ def test_the_scheduler_is_told_how_many_transitions_a_node_makes_at_once() -> No
 
 
 ONE_NODE = [node()]
+SMALL = {"name": "small", "memory_mib_per_gpu": 500}
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a model larger than any node": (
         {"nodes": ONE_NODE, "models": [model("a", memory_mib=2000)]},
@@ -107,8 +110,32 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "nodes[0].engines: they take 1200 MiB on GPU 0, which has 1000",
     ),
     "sleepers that host RAM cannot hold": (
-        {"nodes": [node(("a", "asleep"), host_memory_mib=500)], "models": [model("a")]},
-        "nodes[0].engines: they keep 600 MiB in host RAM, which has 500",
+        {"nodes": [node(("a", "asleep"), ("b", "asleep"), host_memory_mib=1000)], "models": [model("a"), model("b")]},
+        "nodes[0].engines: they keep 1200 MiB in host RAM, which has 1000",
+    ),
+    "a model whose weights no host RAM holds": (
+        {"nodes": [node(host_memory_mib=599), {**SMALL, "host_memory_mib": 0}], "models": [model("a")]},
+        "models[0].engine: a keeps 600 MiB in host RAM, which no node that has its GPUs has; say `sleeps: false`",
+    ),
+    "a GPU that is named twice": (
+        {"nodes": [{**node(), "engines": [{"model": "a", "gpus": [0, 0]}]}], "models": [model("a")]},
+        "nodes[0].engines[0].gpus: a GPU is there twice",
+    ),
+    "a node with two thousand million GPUs": (
+        {"nodes": [node(gpus=2_000_000_000)], "models": [model("a")]},
+        "nodes[0].gpus: should be less than or equal to 100000",
+    ),
+    "more GPUs altogether than can be simulated": (
+        {"nodes": [node(gpus=1000, count=1000)], "models": [model("a")]},
+        "nodes: 1,000,000 GPUs are more than can be simulated; at most 100,000 can",
+    ),
+    "more models than can be simulated": (
+        {"nodes": ONE_NODE, "models": [{**model("a"), "count": 60_000}, {**model("b"), "count": 60_000}]},
+        "models: 120,000 models are more than can be simulated; at most 100,000 can",
+    ),
+    "reports without a pause": (
+        {"nodes": ONE_NODE, "models": [model("a")], "report_interval_s": 1e-300},
+        "report_interval_s: should be 0 (no reports) or at least 0.01",
     ),
     "sleep where nothing sleeps": (
         {"nodes": [node(("a", "asleep"), sleeps=False)], "models": [model("a")]},
@@ -156,6 +183,28 @@ def test_a_file_that_does_not_fit_gets_one_line_that_names_the_place(name: str) 
         parse_world(document, "w", "mine.yaml")
     assert caught.value.message.startswith(f"mine.yaml: {told}")
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("said_of_the_node", "said_of_the_engine"),
+    [
+        ({"host_memory_mib": 600}, {}),
+        ({"host_memory_mib": 0}, {}),
+        ({"host_memory_mib": 500}, {"sleeps": False}),
+        ({"host_memory_mib": 500, "sleeps": False}, {}),
+        ({"host_memory_mib": 500}, {"host_memory_mib": 500}),
+    ],
+)
+def test_host_ram_matters_only_where_something_can_sleep(
+    said_of_the_node: dict[str, Any], said_of_the_engine: dict[str, Any]
+) -> None:
+    known = world(node(**said_of_the_node), models=(model("a", **said_of_the_engine),))
+    assert run_system("slo", known, [arrival("r")]).outcomes[0].status is Status.OK
+
+
+def test_names_are_compared_in_time_however_many_there_are() -> None:
+    names = [model.name for model in world(node(), models=({**model("m"), "count": 30_000},)).catalogue.models]
+    assert (len(names), names[-1]) == (30_000, "m-30000")
 
 
 def test_a_name_that_is_no_world_names_those_there_are() -> None:

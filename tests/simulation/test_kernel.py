@@ -85,6 +85,74 @@ def test_one_transition_at_a_time_makes_the_second_wait() -> None:
     assert [(each.began_at, each.ended_at) for each in found.transitions] == [(0.0, 1.0), (1.0, 2.0)]
 
 
+def test_a_load_that_waits_for_its_turn_can_be_stopped_and_never_begins() -> None:
+    empty = world(node(memory_mib_per_gpu=2000, transitions_at_once=1))
+    first, second = (cmd.LoadEngine(f"e{number}", number, "n", (0,), 600) for number in (1, 2))
+
+    def change_of_mind(core: Scripted, event: ev.Event) -> list[cmd.Command]:
+        return [first, second, cmd.StopEngine("e2")] if isinstance(event, ev.NodeSeen) else []
+
+    found, core = run(empty, arrival("r"), script=change_of_mind)
+    changed = [(each.at, each.engine_id, each.state) for each in core.heard if isinstance(each, ev.EngineChanged)]
+    assert changed == [(0.0, "e2", EngineState.COLD), (20.0, "e1", EngineState.AWAKE)]
+    assert [each.engine_id for each in found.transitions] == ["e1"]
+
+
+def three(**states: str) -> World:
+    """Two transitions at once, and a stop takes longer than they do."""
+    models = tuple(model(name, transitions={"wake_s": 1.0, "stop_s": 5.0}) for name in states)
+    return world(node(*states.items(), memory_mib_per_gpu=3000, transitions_at_once=2), models=models)
+
+
+def test_a_waking_that_waits_for_its_turn_is_void_once_its_engine_is_stopped() -> None:
+    orders = [*(cmd.WakeEngine(f"n-{number}") for number in (1, 2, 3)), cmd.StopEngine("n-3")]
+
+    def change_of_mind(core: Scripted, event: ev.Event) -> list[cmd.Command]:
+        return orders if isinstance(event, ev.NodeSeen) else []
+
+    found, _ = run(three(a="asleep", b="asleep", c="asleep"), arrival("r", 9.0), script=change_of_mind)
+    assert [(each.engine_id, each.ended_at, each.after) for each in found.transitions] == [
+        ("n-1", 1.0, EngineState.AWAKE),
+        ("n-2", 1.0, EngineState.AWAKE),
+        ("n-3", 5.0, EngineState.COLD),
+    ]
+
+
+def test_a_sleep_that_waits_for_its_turn_is_void_once_its_engine_is_gone() -> None:
+    orders = [cmd.WakeEngine("n-2"), cmd.WakeEngine("n-3"), cmd.SleepEngine("n-1")]
+
+    def all_at_once(core: Scripted, event: ev.Event) -> list[cmd.Command]:
+        return orders if isinstance(event, ev.NodeSeen) else []
+
+    known = three(a="awake", b="asleep", c="asleep")
+    found, _ = run(known, arrival("r", 9.0, "b"), script=all_at_once, faults=(EngineDies(0.5, 1),))
+    assert [(each.engine_id, each.ended_at, each.after) for each in found.transitions] == [
+        ("n-2", 1.0, EngineState.AWAKE),
+        ("n-3", 1.0, EngineState.AWAKE),
+        ("n-1", 5.5, EngineState.COLD),
+    ]
+
+
+def test_a_stop_that_is_asked_for_again_ends_when_it_would_have_ended() -> None:
+    def stop(core: Scripted, event: ev.Event) -> list[cmd.Command]:
+        return [cmd.StopEngine("n-2"), cmd.StopEngine("n-2")] if isinstance(event, ev.NodeSeen) else []
+
+    pair = world(node(("a", "awake"), ("b", "asleep"), memory_mib_per_gpu=2000))
+    found, _ = run(pair, arrival("r"), script=stop)
+    assert [(each.engine_id, each.ended_at, each.after) for each in found.transitions] == [
+        ("n-2", 0.5, EngineState.COLD)
+    ]
+
+
+@pytest.mark.parametrize("stop_s", [0.5, 100.0])
+def test_loads_that_wait_longer_than_they_may_take_end_in_answers_or_refusals(stop_s: float) -> None:
+    slow = {"load_s": 300.0, "stop_s": stop_s}
+    models = tuple(model(name, transitions=slow) for name in "abcd")
+    serial = world(node(gpus=4, transitions_at_once=1), models=models, queue_timeout_s=5000.0)
+    found = run_system("slo", serial, [arrival(name, float(at), name) for at, name in enumerate("abcd")])
+    assert {each.status for each in found.outcomes} == {Status.OK, Status.REJECTED}
+
+
 def test_an_engine_that_does_not_fit_fails_to_wake_and_says_why() -> None:
     crowded = world(node(("a", "awake"), ("b", "asleep")))
 

@@ -21,6 +21,12 @@ def refused(tmp_path: Path, text: str) -> str:
     return caught.value.message.removeprefix(str(tmp_path / "logos.yaml"))
 
 
+# Seven lines, ten million values.
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 10)}]\n" for number in range(1, 7)
+)
+
+
 def test_everything_has_a_default() -> None:
     settings = load(environment={}).settings
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8080)
@@ -54,6 +60,10 @@ def test_everything_has_a_default() -> None:
         ("a: [", ":1: "),
         ("server: {port: 1, port: 2}", ":1: the key 'port' is there twice"),
         ("!!python/object:os.system {}", ":1: "),
+        ("nodes: &n [*n]", ": nodes: is nested too deeply, or contains itself"),
+        ("server: &s {port: *s}", ": server: is nested too deeply, or contains itself"),
+        (f"nodes: {'[' * 200}{']' * 200}", ": nodes: is nested too deeply, or contains itself"),
+        (LAUGHS, ": the document: has more than 1,000,000 values, counted again wherever an anchor is used"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line_that_says_what_to_do(tmp_path: Path, text: str, message: str) -> None:

@@ -173,6 +173,23 @@ def test_an_output_that_cannot_be_written_leaves_nothing_half_done(
     assert "cannot be written: Not a directory" in capsys.readouterr().err
 
 
+def test_a_run_that_never_ends_is_broken_off_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster, directory = tmp_path / "slow.yaml", tmp_path / "out"
+    cluster.write_text(
+        "nodes: [{name: n, memory_mib_per_gpu: 9000, engines: [{model: m, state: awake}]}]\n"
+        "models: [{name: m, engine: {memory_mib: 8000, pace: {step_base_s: 1000000.0}}}]\n",
+        encoding="utf-8",
+    )
+    given = ["simulate", "poisson:rate=1,duration_s=5", "--cluster", str(cluster), "--output", str(directory)]
+    assert run(given) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("logos: the run in slow was broken off: ")
+    assert "requests never ended" in err
+    assert err.count("\n") == 1
+    assert not directory.exists()
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

@@ -90,6 +90,16 @@ def test_a_body_may_span_lines_and_errors_behind_it_name_the_right_one() -> None
         ({"body_json": '{"a":NaN}'}, "body_json", "NaN is not JSON"),
         ({"body_json": "[1]"}, "body_json", "should be a JSON object"),
         ({"body_json": "[" * 100_000}, "body_json", "is nested too deeply"),
+        ({"body_json": '{"model":5}'}, "body_json", "model should be text"),
+        ({"body_json": '{"model":["m"]}'}, "body_json", "model should be text"),
+        ({"body_json": '{"model":0}'}, "body_json", "model should be text"),
+        ({"body_json": '{"max_tokens":0}'}, "body_json", "max_tokens should be a whole number from 1 to 2,000,000,000"),
+        ({"body_json": '{"max_tokens":-5}'}, "body_json", "max_tokens should be a whole number"),
+        ({"body_json": '{"max_tokens":true}'}, "body_json", "max_tokens should be a whole number"),
+        ({"body_json": '{"max_tokens":2.5}'}, "body_json", "max_tokens should be a whole number"),
+        ({"body_json": '{"max_tokens":"5"}'}, "body_json", "max_tokens should be a whole number"),
+        ({"body_json": f'{{"max_tokens":{"9" * 400}}}'}, "body_json", "max_tokens should be a whole number"),
+        ({"body_json": '{"max_completion_tokens":0}'}, "body_json", "max_completion_tokens should be a whole"),
         ({"request_id": ""}, "request_id", "is empty"),
         ({"request_id": "q3"}, "request_id", "'q3' is already used in line 4"),
         ({"request_id": "a\tb\x7f"}, "request_id", "printable"),
@@ -144,6 +154,12 @@ def test_a_long_prompt_is_no_error() -> None:
     assert row.prompt.count("word") == 100_000
 
 
+@pytest.mark.parametrize("body", ['{"model":null,"max_tokens":null}', '{"model":"","max_tokens":1}', "{}"])
+def test_what_is_left_empty_is_left_to_the_platform(body: str) -> None:
+    (row,) = parse_rows(lines(f"{HEADER}\n{line(1, body_json=body)}"))
+    assert row.model is None
+
+
 @pytest.mark.parametrize(
     ("body", "model"),
     [
@@ -169,8 +185,9 @@ def test_the_prompt_is_all_text_of_all_turns() -> None:
     assert WorkloadRow("a", 0.0, body).prompt.split() == ["one", "two"]
 
 
+# Keys too short for the names whose values are checked.
 bodies = st.dictionaries(
-    st.text(max_size=5), st.recursive(st.text() | st.integers() | st.none(), st.lists, max_leaves=4)
+    st.text(max_size=4), st.recursive(st.text() | st.integers() | st.none(), st.lists, max_leaves=4)
 )
 
 
