@@ -267,10 +267,16 @@ def _least(bound: dict[str, Any], compared: Sequence[dict[str, Any]], where: str
 def _line(name: str, run: dict[str, Any]) -> str:
     ttft, total = run["ttft_s"], run["latency_s"]
     return (
-        f"{name:<16}{run['seed']:>5}{run['ok']:>7}{run['slo_attainment']:>8.1%}{ttft['p50']:>10.2f}{ttft['p95']:>8.2f}"
-        f"{ttft['mean']:>8.2f}{total['p50']:>11.2f}{total['p95']:>8.2f}{run['worst_wait_s']:>12.2f}{run['swaps']:>7}"
-        f"{run['swap_seconds']:>8.0f}{run['fairness']:>6.2f}{run['gpu_use']:>6.2f}"
+        f"{name:<16}{run['seed']:>5}{run['ok']:>7}{run['slo_attainment']:>8.1%}"
+        f"{_cell(ttft['p50'], 10)}{_cell(ttft['p95'], 8)}{_cell(ttft['mean'], 8)}"
+        f"{_cell(total['p50'], 11)}{_cell(total['p95'], 8)}{run['worst_wait_s']:>12.2f}{run['swaps']:>7}"
+        f"{run['swap_seconds']:>8.0f}{_cell(run['fairness'], 6)}{run['gpu_use']:>6.2f}"
     )
+
+
+def _cell(value: float | None, width: int) -> str:
+    """A dash where there is nothing to tell."""
+    return f"{'-':>{width}}" if value is None else f"{value:>{width}.2f}"
 
 
 # What is written.

@@ -83,6 +83,24 @@ def test_only_runs_that_answered_everything_are_compared_with_the_bounds(capsys:
     assert "no schedule that answers every request is below: TTFT mean" in text
 
 
+IMPATIENT = """
+nodes: [{name: n, memory_mib_per_gpu: 16384}]
+models: [{name: m, engine: {memory_mib: 8000}}]
+queue_timeout_s: 1
+"""
+
+
+def test_times_of_a_run_without_an_answer_are_dashes_and_null(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = tmp_path / "impatient.yaml"
+    cluster.write_text(IMPATIENT, encoding="utf-8")
+    options = ("steady:rate=1,duration_s=3", "--cluster", str(cluster), "--policy", "fcfs")
+    (run,) = json.loads(told(capsys, *options, "--json"))["runs"]
+    assert (run["ok"], run["ttft_s"]["mean"], run["fairness"]) == (0, None, None)
+    assert told(capsys, *options).splitlines()[2].split().count("-") == 6
+
+
 def test_with_several_seeds_the_bound_says_whose_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--cluster", "laptop", "--policy", "slo", "--seed", "3")
     assert "no schedule is below: TTFT mean" in told(capsys, *options)
