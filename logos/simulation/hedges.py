@@ -66,10 +66,11 @@ class Hedges:
         self._forget(outcome)
         if first.dispatched_at is not None:
             return None
-        request_id = first.arrival.request_id
-        request = self.requests[request_id]
-        left = tuple(each for each in request.candidates if each.endpoint_id != outcome.endpoint_id)
-        self.requests[request_id] = replace(request, candidates=left)
+        if outcome.engine_id is None:
+            request_id = first.arrival.request_id
+            request = self.requests[request_id]
+            left = tuple(each for each in request.candidates if each.endpoint_id != outcome.endpoint_id)
+            self.requests[request_id] = replace(request, candidates=left)
         return first
 
     def left(self, first: Outcome) -> None:
