@@ -8,6 +8,7 @@ Exits 1 if a request is stuck, the books do not balance, or recovery takes longe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -153,9 +154,10 @@ def main() -> None:
 
 
 def _show(policy: str, name: str, found: dict[str, Any], seconds: float) -> None:
+    p95 = found["ttft_s"]["p95"]
     print(
         f"{policy:<8}{name:<36}{found['ok']:>6}{found['rejected']:>10}{found['failed']:>8}"
-        f"{found['slo_attainment']:>8.1%}{found['ttft_s']['p95']:>8.1f}{seconds:>12.1f}"
+        f"{found['slo_attainment']:>8.1%}{math.inf if p95 is None else p95:>8.1f}{seconds:>12.1f}"
     )
 
 

@@ -10,6 +10,7 @@ published traces are read where they are (see `traces`); the generated ones are 
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -73,13 +74,18 @@ def measure(world: World, workload: Sequence[Arrival], policy: str, seeds: Seque
 
 def _pick(found: dict[str, Any], name: str) -> float:
     if name in {"p50", "p95", "mean"}:
-        return float(found["ttft_s"][name])
+        return _or_inf(found["ttft_s"][name])
     if name == "model_ratio":
-        means = [each["mean_ttft_s"] for each in found["per_model"].values()]
+        means = [_or_inf(each["mean_ttft_s"]) for each in found["per_model"].values()]
         return max(means) / max(min(means), 1e-9)
     if name == "ok":
         return float(found["ok"] / found["requests"])
     return float(found[name])
+
+
+def _or_inf(seconds: float | None) -> float:
+    """What was never answered took for ever."""
+    return math.inf if seconds is None else float(seconds)
 
 
 def show(name: str, median: Median) -> None:
@@ -231,7 +237,7 @@ def main() -> None:
     if "slo" in policies:
         missed += generated(policies, quick="--quick" in sys.argv)
     else:
-        print("there is no policy `slo` yet: only the table is printed")
+        print("`slo` was not asked for: only the table is printed")
     for each in missed:
         print(f"MISSED {each}")
     if missed:

@@ -20,6 +20,7 @@ import pandas as pd
 REQUEST_COLUMNS = ("at_s", "model", "key", "is_answered", "wait_s", "ttft_s", "predicted_ttft_s", "slo_ttft_s")
 SPAN_COLUMNS = ("model", "engine", "phase", "began_s", "ended_s")
 KEPT_FROM_S = 0.001  # shorter spans are no spans
+NO_MODEL = "none"  # in a log: the request ended before a model was chosen
 
 
 class Phase(enum.StrEnum):
@@ -105,7 +106,8 @@ def summary(stories: Sequence[Story], slo_ttft_s: float | None = None) -> pd.Dat
 
     In time is by `slo_ttft_s`, or where it is None by what each request was promised. `swaps` counts engines brought
     in, `swap_s` adds up what loading, waking, falling asleep and stopping took, `worst_wait_s` is the longest queueing,
-    `model_ratio` and `key_ratio` are the highest mean TTFT of a model (a key) divided by the lowest: 1 is even.
+    `model_ratio` and `key_ratio` are the highest mean TTFT of a model (a key) divided by the lowest: 1 is even, inf if
+    one that was asked for (that asked) got no answer.
     """
     rows = [_summed_up(story, slo_ttft_s) for story in stories]
     return pd.DataFrame(rows, index=pd.Index([story.name for story in stories], name="story"))
@@ -123,8 +125,8 @@ def _summed_up(story: Story, slo_ttft_s: float | None) -> dict[str, float]:
         "ttft_p50_s": ttft_s.quantile(0.5),
         "ttft_p95_s": ttft_s.quantile(0.95),
         "worst_wait_s": requests.wait_s.max(),
-        "model_ratio": _ratio(mean_ttft_s(story, "model")),
-        "key_ratio": _ratio(mean_ttft_s(story, "key")),
+        "model_ratio": _ratio(story, "model"),
+        "key_ratio": _ratio(story, "key"),
         "swaps": int((spans.phase == Phase.COMING).sum()),
         "swap_s": float((moving.ended_s - moving.began_s).sum()),
     }
@@ -158,5 +160,8 @@ def share(is_so: pd.Series) -> float:
     return float(is_so.mean()) if len(is_so) else 1.0
 
 
-def _ratio(means: pd.Series) -> float:
+def _ratio(story: Story, by: str) -> float:
+    means = mean_ttft_s(story, by)
+    if not set(story.requests[by]) - {NO_MODEL} <= set(means.index):
+        return float("inf")
     return float(means.max() / means.min()) if len(means) and means.min() > 0 else float("nan")

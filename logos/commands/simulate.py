@@ -98,10 +98,12 @@ def simulate(
         raise BadInput(error.message) from None
     try:
         runs = _runs(names, world, workloads, seed, settings, as_json)
-        bound = _bound(world, workloads[0], seed, slo_s, search)
+        found = [_figures(run, slo_s) for run in runs]
+        clairvoyant = _clairvoyant(world, workloads[0], seed, slo_s) if search else None
     except SimulationFault as fault:
         raise click.ClickException(f"the run in {world.name} was broken off: {fault}") from None
-    document = {"runs": [_figures(run, slo_s) for run in runs], "bound": bound}
+    bound = {"seed": seed, **_bound(world, workloads[0], seed, settings, found), "clairvoyant": clairvoyant}
+    document = {"runs": found, "bound": bound}
     if output is not None:
         _write(output, document, runs)
     if as_json:
@@ -202,47 +204,83 @@ def _figures(run: Run, slo_s: float | None) -> dict[str, Any]:
     return figures(run, slo_s)
 
 
-def _bound(world: World, workload: Sequence[Arrival], seed: int, slo_s: float | None, search: bool) -> dict[str, Any]:
-    """What cannot be beaten, and beside it the best schedule found where that can be searched for."""
+def _bound(
+    world: World, workload: Sequence[Arrival], seed: int, settings: SchedulerSettings, found: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What no schedule that answers everything can beat; None where no run of this seed did: it says nothing then."""
     from logos.simulation.bounds import lower_bound
+
+    if any(run["seed"] == seed and _is_all_answered(run) for run in found):
+        return lower_bound(world, workload, seed, hedges=settings.hedge_share > 0)
+    return {"ttft_s": None, "latency_s": None}
+
+
+def _clairvoyant(world: World, workload: Sequence[Arrival], seed: int, slo_s: float | None) -> dict[str, Any] | None:
+    """The best schedule found, where it can be searched for."""
     from logos.simulation.clairvoyant import best_schedule
 
-    found = best_schedule(world, workload, seed) if search else None
-    clairvoyant = _figures(found.run, slo_s) if found is not None else None
-    return {"seed": seed, **lower_bound(world, workload, seed), "clairvoyant": clairvoyant}
+    found = best_schedule(world, workload, seed)
+    return None if found is None else _figures(found.run, slo_s)
+
+
+def _is_all_answered(run: dict[str, Any]) -> bool:
+    return bool(run["ok"] == run["requests"])
 
 
 # What is printed.
 
 
 def _print(document: dict[str, Any], world: World, output: Path | None) -> None:
-    bound = document["bound"]
-    click.echo(f"{world.name}: {document['runs'][0]['requests']} requests, {world.gpus} GPUs; times in s")
+    runs, bound = document["runs"], document["bound"]
+    click.echo(f"{world.name}: {runs[0]['requests']} requests, {world.gpus} GPUs; times in s")
     click.echo(HEADER)
-    for run in document["runs"]:
+    for run in runs:
         click.echo(_line(run["policy"], run))
+    compared = [run for run in runs if run["seed"] == bound["seed"]]
     if bound["clairvoyant"] is not None:
         click.echo(_line("clairvoyant", bound["clairvoyant"]))
-        best = bound["clairvoyant"]["ttft_s"]["mean"]
-        for run in document["runs"]:
-            if run["seed"] == bound["seed"] and best > 0:
-                ratio = run["ttft_s"]["mean"] / best
-                click.echo(f"{run['policy']}: mean TTFT is {ratio:.2f} of the clairvoyant schedule's")
-    click.echo(
-        f"no schedule is below: TTFT mean {bound['ttft_s']['mean']:.2f}, p95 {bound['ttft_s']['p95']:.2f}; "
-        f"total mean {bound['latency_s']['mean']:.2f}, p95 {bound['latency_s']['p95']:.2f}"
-    )
+        best_s = bound["clairvoyant"]["ttft_s"]["mean"]
+        for run in compared if best_s > 0 else ():
+            click.echo(_beside_the_best(run, best_s))
+    click.echo(_least(bound, compared, f" with seed {bound['seed']}" if len(compared) < len(runs) else ""))
     if output is not None:
         click.echo(f"wrote {output}")
+
+
+def _beside_the_best(run: dict[str, Any], best_s: float) -> str:
+    """Means are of the same requests only where all were answered."""
+    if not _is_all_answered(run):
+        return (
+            f"{run['policy']}: {run['ok']} of {run['requests']} answered, not comparable with the clairvoyant schedule"
+        )
+    return f"{run['policy']}: mean TTFT is {run['ttft_s']['mean'] / best_s:.2f} of the clairvoyant schedule's"
+
+
+def _least(bound: dict[str, Any], compared: Sequence[dict[str, Any]], where: str) -> str:
+    """The bound is over everything sent: it holds for runs in which everything was answered."""
+    if bound["ttft_s"] is None:
+        answered = ", ".join(f"{run['policy']} {run['ok']} of {run['requests']}" for run in compared)
+        return f"no bound{where}: times are of answered requests, and not all were answered ({answered})"
+    least = "no schedule" if all(map(_is_all_answered, compared)) else "no schedule that answers every request"
+    return (
+        f"{least} is below{where}: TTFT mean {bound['ttft_s']['mean']:.2f}, p95 {bound['ttft_s']['p95']:.2f}; "
+        f"total mean {bound['latency_s']['mean']:.2f}, p95 {bound['latency_s']['p95']:.2f}"
+    )
 
 
 def _line(name: str, run: dict[str, Any]) -> str:
     ttft, total = run["ttft_s"], run["latency_s"]
     return (
-        f"{name:<16}{run['seed']:>5}{run['ok']:>7}{run['slo_attainment']:>8.1%}{ttft['p50']:>10.2f}{ttft['p95']:>8.2f}"
-        f"{ttft['mean']:>8.2f}{total['p50']:>11.2f}{total['p95']:>8.2f}{run['worst_wait_s']:>12.2f}{run['swaps']:>7}"
-        f"{run['swap_seconds']:>8.0f}{run['fairness']:>6.2f}{run['gpu_use']:>6.2f}"
+        f"{name:<16}{run['seed']:>5}{run['ok']:>7}{run['slo_attainment']:>8.1%}"
+        f"{_cell(ttft['p50'], 10)}{_cell(ttft['p95'], 8)}{_cell(ttft['mean'], 8)}"
+        f"{_cell(total['p50'], 11)}{_cell(total['p95'], 8)}{run['worst_wait_s']:>12.2f}{run['swaps']:>7}"
+        f"{run['swap_seconds']:>8.0f}{_cell(run['fairness'], 6)}{run['gpu_use']:>6.2f}"
     )
+
+
+def _cell(value: float | None, width: int) -> str:
+    """A dash where there is nothing to tell."""
+    return f"{'-':>{width}}" if value is None else f"{value:>{width}.2f}"
 
 
 # What is written.

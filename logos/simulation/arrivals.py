@@ -47,9 +47,10 @@ class Luck:
 
     length: float
     latency: float
+    second: float  # the latency of its second place, if it is given one
 
 
 def draw(workload: Sequence[Arrival], seed: int) -> list[Luck]:
     """The luck of each request, in the order of the workload."""
-    chance = random.Random(seed)
-    return [Luck(chance.random(), chance.random()) for _ in workload]
+    chance, of_seconds = random.Random(seed), random.Random(f"second places {seed}")
+    return [Luck(chance.random(), chance.random(), of_seconds.random()) for _ in workload]

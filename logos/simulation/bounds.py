@@ -1,8 +1,8 @@
 """What no schedule can beat: each request alone on the best place that it may use, which is ready for it.
 
-Queues, neighbours and changes of state only add to that, so the figures hold for every policy in every world, and are
-far away where models take turns; how near one can come is for `clairvoyant`. A remote
-endpoint counts with the latency that this request would draw there.
+Queues, neighbours and changes of state only add to that, so the figures hold for every policy in every world that
+answers all requests, and are far away where models take turns; how near one can come is for `clairvoyant`. A remote
+endpoint counts with the latency that this request would draw there, or with the better of two where it may be hedged.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from logos.simulation.remotes import RemoteEndpoint
 from logos.simulation.world import World
 
 
-def lower_bound(world: World, workload: Sequence[Arrival], seed: int) -> dict[str, Any]:
-    """Spreads of TTFT and latency in seconds, as in `figures`."""
-    alone = _Alone(world)
+def lower_bound(world: World, workload: Sequence[Arrival], seed: int, *, hedges: bool = False) -> dict[str, Any]:
+    """Spreads of TTFT and latency in seconds, as in `figures`. With `hedges` requests may be given second places."""
+    alone = _Alone(world, hedges=hedges)
     ordered = sorted(workload, key=lambda each: each.at)
     times = [alone.times_s(arrival, luck) for arrival, luck in zip(ordered, draw(ordered, seed), strict=True)]
     return {
@@ -32,8 +32,9 @@ def lower_bound(world: World, workload: Sequence[Arrival], seed: int) -> dict[st
 class _Alone:
     """The times of a request that has a whole world to itself."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, hedges: bool) -> None:
         self._world = world
+        self._hedges = hedges
         self._remotes = {each: RemoteEndpoint(each, profile) for each, profile in world.remotes.items()}
         self._fastest = min((each.slowness for each in world.nodes), default=1.0)
 
@@ -49,7 +50,11 @@ class _Alone:
         )
         remote = self._remotes.get(endpoint_id)
         if remote is not None:
-            return remote.times_s(arrival.prompt_tokens, tokens, luck.latency)
+            lucks = (luck.latency, luck.second) if self._hedges else (luck.latency,)
+            ttfts_s, totals_s = zip(
+                *(remote.times_s(arrival.prompt_tokens, tokens, each) for each in lucks), strict=True
+            )
+            return min(ttfts_s), min(totals_s)
         uncached = max(1, arrival.prompt_tokens - sum(tokens for _, tokens in arrival.shared))
         ttft_s = prefill_s(self._world.engines[endpoint_id].pace, uncached) * self._fastest
         step_s = self._world.engines[endpoint_id].pace.step_s(1, 0) * self._fastest

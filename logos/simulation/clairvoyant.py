@@ -63,16 +63,19 @@ def is_searchable(world: World, workload: Sequence[Arrival]) -> bool:
 
 
 def best_schedule(world: World, workload: Sequence[Arrival], seed: int, *, evaluations: int = 60) -> Clairvoyant | None:
-    """The schedule with the least mean TTFT that was found; None where the search does not apply.
+    """The schedule with the least mean TTFT that was found; None where the search does not apply, or finds none that
+    answers every request (a model that does not fit beside the residues of the others, say).
 
     `evaluations` bounds the runs of the simulator after the beam search.
     """
     if not is_searchable(world, workload):
         return None
     plans = _Search(world, workload, seed).plans()
+    if not plans:
+        return None
     tried = [_try(world, workload, seed, plan) for plan in plans[:FINALISTS]]
-    best = min(tried, key=_mean_ttft_s)
-    return _improve(world, workload, seed, best, evaluations)
+    best = _improve(world, workload, seed, min(tried, key=_mean_ttft_s), evaluations)
+    return best if _mean_ttft_s(best) < math.inf else None
 
 
 def _try(world: World, workload: Sequence[Arrival], seed: int, plan: tuple[Phase, ...]) -> Clairvoyant:
@@ -171,7 +174,6 @@ class _Search:
         self._world = world
         self._jobs = _jobs(world, workload, seed)
         self._sets = _awake_sets(world)
-        self._last_at = max(job.at for jobs in self._jobs.values() for job in jobs)
         self._finished: list[tuple[float, int, _State]] = []
         self._count = itertools.count()
 

@@ -1,7 +1,7 @@
 """The figures of merit of a run, as `logos simulate --json` prints them.
 
-Percentiles are linear between closest ranks. TTFT and latency count from arrival; what was not answered has none and
-counts against attainment, which is over everything sent.
+Percentiles are linear between closest ranks; of nothing there are none (None). TTFT and latency count from arrival;
+what was not answered has none and counts against attainment, which is over everything sent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def figures(run: Run, slo_ttft_s: float | None = None) -> dict[str, Any]:
 
     `swaps` counts engines brought in (woken or loaded), `swap_seconds` what all transitions took; `worst_wait_s` is the
     longest from arrival until it ran (or was turned away); fairness is Jain's index over keys of the tokens per second
-    of latency that each got; `gpu_use` the share of GPU time in which an engine there was computing.
+    of latency that each got, None if none got any; `gpu_use` the share of GPU time in which an engine was computing.
     """
     outcomes = run.outcomes
     answered = [each for each in outcomes if each.status is Status.OK]
@@ -44,7 +44,7 @@ def figures(run: Run, slo_ttft_s: float | None = None) -> dict[str, Any]:
         "swaps": len([each for each in run.transitions if each.after is EngineState.AWAKE]),
         "swap_seconds": sum(each.seconds for each in run.transitions),
         "worst_wait_s": max(_known(each.queue_wait_s for each in outcomes), default=0.0),
-        "fairness": fairness(answered),
+        "fairness": fairness(outcomes),
         "gpu_use": run.gpu_busy_s / (run.gpus * seconds) if run.gpus else 0.0,
         "requests_per_s": len(answered) / seconds,
         "output_tokens_per_s": tokens / seconds,
@@ -54,7 +54,7 @@ def figures(run: Run, slo_ttft_s: float | None = None) -> dict[str, Any]:
     }
 
 
-def per_model(run: Run, slo_ttft_s: float | None = None) -> dict[str, dict[str, float]]:
+def per_model(run: Run, slo_ttft_s: float | None = None) -> dict[str, dict[str, float | None]]:
     """Waits and first tokens by model: the one that answered, or the best that was asked for."""
     grouped: dict[str, list[Outcome]] = {}
     for outcome in run.outcomes:
@@ -62,15 +62,15 @@ def per_model(run: Run, slo_ttft_s: float | None = None) -> dict[str, dict[str, 
     return {name: _of_model(grouped[name], slo_ttft_s) for name in sorted(grouped)}
 
 
-def _of_model(outcomes: Sequence[Outcome], slo_ttft_s: float | None) -> dict[str, float]:
-    waits = _known(each.queue_wait_s for each in outcomes)
-    ttfts = _known(each.ttft_s for each in outcomes if each.status is Status.OK)
+def _of_model(outcomes: Sequence[Outcome], slo_ttft_s: float | None) -> dict[str, float | None]:
+    waits = spread(_known(each.queue_wait_s for each in outcomes))
+    ttfts = spread(_known(each.ttft_s for each in outcomes if each.status is Status.OK))
     return {
         "requests": len(outcomes),
         "ok": _count(outcomes, Status.OK),
-        "mean_wait_s": mean(waits),
-        "mean_ttft_s": mean(ttfts),
-        "p95_ttft_s": quantile(ttfts, 0.95),
+        "mean_wait_s": waits["mean"],
+        "mean_ttft_s": ttfts["mean"],
+        "p95_ttft_s": ttfts["p95"],
         "slo_attainment": attainment(outcomes, slo_ttft_s),
     }
 
@@ -89,21 +89,22 @@ def _is_in_time(outcome: Outcome, slo_ttft_s: float | None) -> bool:
     return slo is None or outcome.ttft_s <= slo
 
 
-def fairness(answered: Iterable[Outcome]) -> float:
-    """Jain's index over keys, (sum x)^2 / (n sum x^2), x being a key's tokens per second of latency: 1 is even."""
+def fairness(outcomes: Iterable[Outcome]) -> float | None:
+    """Jain's index over keys, (sum x)^2 / (n sum x^2), x being a key's tokens per second of latency: 1 is even. For a
+    key that asked and got no answer x is 0; None if no key got anything."""
     tokens: dict[int, int] = {}
     seconds: dict[int, float] = {}
-    for each in answered:
-        key = each.arrival.key_id
-        tokens[key] = tokens.get(key, 0) + each.output_tokens
+    for each in outcomes:
+        key, is_answered = each.arrival.key_id, each.status is Status.OK
+        tokens[key] = tokens.get(key, 0) + (each.output_tokens if is_answered else 0)
         seconds[key] = seconds.get(key, 0.0) + (each.latency_s or 0.0)
-    rates = [tokens[key] / seconds[key] for key in tokens if seconds[key] > 0]
-    if not rates:
-        return 1.0
+    rates = [tokens[key] / seconds[key] if seconds[key] > 0 else 0.0 for key in tokens]
+    if not any(rates):
+        return None
     return sum(rates) ** 2 / (len(rates) * sum(rate * rate for rate in rates))
 
 
-def prediction(answered: Iterable[Outcome]) -> dict[str, float]:
+def prediction(answered: Iterable[Outcome]) -> dict[str, float | None]:
     """How good the TTFT predictions were that came with the dispatches, as absolute percentage errors. What had two
     places is left out: no prediction was for both."""
     errors = [
@@ -111,12 +112,15 @@ def prediction(answered: Iterable[Outcome]) -> dict[str, float]:
         for each in answered
         if each.predicted_ttft_s is not None and each.ttft_s and each.hedge_winner is None
     ]
-    return {"predicted": len(errors), "mape": mean(errors), "median_ape": quantile(errors, 0.5)}
+    found = spread(errors)
+    return {"predicted": len(errors), "mape": found["mean"], "median_ape": found["p50"]}
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean, p50, p95 and p99; zeros of nothing."""
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean, p50, p95 and p99; None of nothing."""
     ordered = sorted(values)
+    if not ordered:
+        return dict.fromkeys(("mean", "p50", "p95", "p99"))
     return {
         "mean": mean(ordered),
         "p50": _ranked(ordered, 0.5),

@@ -16,8 +16,6 @@ from logos.simulation.agenda import Agenda
 from logos.simulation.arrivals import Luck
 from logos.simulation.run import Outcome, Status
 
-OTHER_LUCK = 0.6180339887498949  # added to a draw, modulo 1: another one, as even as the first
-
 
 @dataclass(frozen=True, slots=True)
 class Hedges:
@@ -42,7 +40,7 @@ class Hedges:
         self.open[hedge_id] = second
         self.requests[hedge_id] = self.requests[command.hedge_of]
         luck = self.luck[command.hedge_of]
-        self.luck[hedge_id] = replace(luck, latency=(luck.latency + OTHER_LUCK) % 1.0)
+        self.luck[hedge_id] = replace(luck, latency=luck.second)
         return second
 
     def decided(self, winner: Outcome) -> None:
@@ -68,10 +66,11 @@ class Hedges:
         self._forget(outcome)
         if first.dispatched_at is not None:
             return None
-        request_id = first.arrival.request_id
-        request = self.requests[request_id]
-        left = tuple(each for each in request.candidates if each.endpoint_id != outcome.endpoint_id)
-        self.requests[request_id] = replace(request, candidates=left)
+        if outcome.engine_id is None:
+            request_id = first.arrival.request_id
+            request = self.requests[request_id]
+            left = tuple(each for each in request.candidates if each.endpoint_id != outcome.endpoint_id)
+            self.requests[request_id] = replace(request, candidates=left)
         return first
 
     def left(self, first: Outcome) -> None:

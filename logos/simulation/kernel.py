@@ -384,7 +384,8 @@ class Simulation:
     def _fail(
         self, request_id: str, reason: str, *, endpoint_fault: bool = True, retry_after_s: float | None = None
     ) -> None:
-        """An attempt failed: the core hears of it, and before the first byte the gateway tries elsewhere."""
+        """An attempt failed: the core hears of it, and before the first byte the gateway tries anew. As live, that may
+        be at another engine of the same endpoint, or at this one; not at the remote endpoint that failed."""
         outcome = self._open.get(request_id)
         if outcome is None:
             return
@@ -394,7 +395,9 @@ class Simulation:
             if outcome is None:
                 return
         request = self._requests[outcome.arrival.request_id]
-        left = tuple(each for each in request.candidates if each.endpoint_id != outcome.endpoint_id)
+        left = request.candidates
+        if outcome.endpoint_id in self.remotes or not endpoint_fault:
+            left = tuple(each for each in left if each.endpoint_id != outcome.endpoint_id)
         if outcome.first_token_at is not None or outcome.attempts >= ATTEMPTS_MAX or not left:
             outcome.reason = reason
             self._end(outcome, Status.FAILED)

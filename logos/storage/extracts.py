@@ -18,8 +18,9 @@ SELECT * FROM (
 """
 
 # What moved engines, from the start of the scheduler that ran at :since, so that engines which were awake by then are
-# known. The journal's clock is the scheduler's own; no entry can have been recorded before it happened, so the smallest
-# difference within a start is, but for the quickest writing, that between the two clocks.
+# known. Of more rows than :most the newest are taken, after those that say who is who (starts, nodes, loads). The
+# journal's clock is the scheduler's own; no entry can have been recorded before it happened, so the smallest difference
+# within a start is, but for the quickest writing, that between the two clocks.
 JOURNAL = """
 WITH starts AS (
     SELECT epoch, min(extract(epoch FROM recorded_at)::double precision - at) AS offset_s
@@ -28,17 +29,20 @@ WITH starts AS (
         (SELECT max(epoch) FROM scheduling_journal WHERE sequence = 0 AND recorded_at <= :since), 0)
     GROUP BY epoch
 )
-SELECT j.epoch, j.sequence, j.at + starts.offset_s AS at_s, j.kind,
-       j.event #>> '{opening,settings,policy}' AS policy,
-       CASE WHEN j.kind IN ('EngineChanged', 'NodeSeen', 'NodeLost') THEN j.event::text END AS event,
-       (SELECT json_agg(c.command)::text FROM jsonb_array_elements(j.commands) AS c(command)
-        WHERE c.command ->> 0 IN ('LoadEngine', 'WakeEngine', 'SleepEngine', 'StopEngine')) AS commands
-FROM scheduling_journal AS j JOIN starts USING (epoch)
-WHERE j.recorded_at <= :until AND (
-    j.kind IN ('snapshot', 'EngineChanged', 'NodeSeen', 'NodeLost')
-    OR j.commands @> '[["LoadEngine"]]' OR j.commands @> '[["WakeEngine"]]'
-    OR j.commands @> '[["SleepEngine"]]' OR j.commands @> '[["StopEngine"]]')
-ORDER BY j.epoch, j.sequence LIMIT :most
+SELECT epoch, sequence, at_s, kind, policy, event, commands FROM (
+    SELECT j.epoch, j.sequence, j.at + starts.offset_s AS at_s, j.kind,
+           j.event #>> '{opening,settings,policy}' AS policy,
+           CASE WHEN j.kind IN ('EngineChanged', 'NodeSeen', 'NodeLost') THEN j.event::text END AS event,
+           (SELECT json_agg(c.command)::text FROM jsonb_array_elements(j.commands) AS c(command)
+            WHERE c.command ->> 0 IN ('LoadEngine', 'WakeEngine', 'SleepEngine', 'StopEngine')) AS commands,
+           j.kind IN ('snapshot', 'NodeSeen') OR coalesce(j.commands @> '[["LoadEngine"]]', false) AS introduces
+    FROM scheduling_journal AS j JOIN starts USING (epoch)
+    WHERE j.recorded_at <= :until AND (
+        j.kind IN ('snapshot', 'EngineChanged', 'NodeSeen', 'NodeLost')
+        OR j.commands @> '[["LoadEngine"]]' OR j.commands @> '[["WakeEngine"]]'
+        OR j.commands @> '[["SleepEngine"]]' OR j.commands @> '[["StopEngine"]]')
+    ORDER BY introduces DESC, j.epoch DESC, j.sequence DESC LIMIT :most
+) AS newest ORDER BY epoch, sequence
 """
 
 ENDPOINTS = """

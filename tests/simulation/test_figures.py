@@ -94,8 +94,26 @@ def test_fairness_is_one_when_keys_get_alike_and_half_when_one_of_two_gets_nearl
     assert fairness(uneven) == pytest.approx(0.5, abs=0.01)
 
 
+def test_a_key_that_asked_and_got_nothing_counts_as_one_that_got_nothing() -> None:
+    starved = turned_away(1.0, 5.0)
+    assert starved.arrival.key_id == 1
+    assert fairness([answered(0.0, 0.0, 1.0, 10.0, key=2), starved]) == pytest.approx(0.5)
+    assert fairness([answered(0.0, 0.0, 1.0, 10.0, key=1), starved]) == pytest.approx(1.0)
+
+
+def test_a_run_without_an_answer_has_no_times_and_no_fairness() -> None:
+    found = figures(Run("w", "p", 1, [turned_away(0.0, 5.0)], ended_at=5.0))
+    nothing = {"mean": None, "p50": None, "p95": None, "p99": None}
+    assert found["ttft_s"] == found["latency_s"] == found["tpot_s"] == nothing
+    assert found["fairness"] is None
+    assert found["per_model"]["m"]["mean_ttft_s"] is None
+    assert found["per_model"]["m"]["mean_wait_s"] == 5.0
+    assert found["prediction"] == {"predicted": 0, "mape": None, "median_ape": None}
+    assert found["slo_attainment"] == 0.0
+
+
 def test_an_empty_run_has_figures_too() -> None:
     found = figures(Run("w", "p", 1, []))
     assert found["requests"] == 0
-    assert found["ttft_s"]["p95"] == 0.0
+    assert found["ttft_s"]["p95"] is None
     assert found["slo_attainment"] == 1.0

@@ -11,13 +11,15 @@ from logos.domain.nouns import Place, Tier
 from logos.scheduling import commands as cmd
 from logos.scheduling import events as ev
 from logos.scheduling.settings import SchedulerSettings
+from logos.simulation.arrivals import draw
 from logos.simulation.cluster import parse_world
 from logos.simulation.faults import NodeDies, RemoteDown
 from logos.simulation.figures import figures
 from logos.simulation.kernel import GATEWAY, Simulation, simulate
+from logos.simulation.remotes import RemoteEndpoint
 from logos.simulation.run import Run, Status
 from logos.simulation.traffic import drawn
-from logos.simulation.world import World
+from logos.simulation.world import RemoteProfile, World
 from logos.workload.generate import Traffic
 from tests.simulation.small import Scripted, arrival, model, node, world
 
@@ -26,10 +28,10 @@ PROVIDERS = [{"name": name, "privacy": "CLOUD_IN_EU_BY_EU_PROVIDER"} for name in
 LIKE_EACH_OTHER = {"max_parallel": 8, "parallel_max": 8, "ttft_s": 0.3}  # a place that is not freed is missed
 
 
-def two_providers(*, stall_share: float = 0.2) -> World:
+def two_providers(*, stall_share: float = 0.2, steady_stall_share: float = 0.0) -> World:
     """The same model twice; one of the providers begins some of its answers 8 s late."""
     remotes = [
-        {"provider": "steady", **LIKE_EACH_OTHER},
+        {"provider": "steady", **LIKE_EACH_OTHER, "stall_share": steady_stall_share, "stall_s": 8.0},
         {"provider": "moody", **LIKE_EACH_OTHER, "stall_share": stall_share, "stall_s": 8.0},
     ]
     return parse_world(
@@ -61,6 +63,23 @@ def test_hedges_within_the_bound_keep_promises_that_a_slow_place_would_break() -
     tries = sum(each.attempts for each in ran(two_providers(), 0.1).outcomes)
     assert tries == hedged["requests"] + hedged["hedges_won"]  # nobody was refused
     assert hedged["slo_attainment"] > without["slo_attainment"]
+
+
+def test_whether_the_second_place_stalls_has_nothing_to_do_with_whether_the_first_did() -> None:
+    place = RemoteEndpoint(1, RemoteProfile(ttft_s=0.3, stall_share=0.05, stall_s=1000.0))
+
+    def stalls(luck: float) -> bool:
+        return place.times_s(100, 10, luck)[0] > 1000.0
+
+    lucks = draw([arrival(f"r{number}") for number in range(40_000)], seed=1)
+    after_a_stall = [stalls(luck.second) for luck in lucks if stalls(luck.latency)]
+    assert 0.045 < len(after_a_stall) / len(lucks) < 0.055
+    assert 0.03 < sum(after_a_stall) / len(after_a_stall) < 0.07
+
+
+def test_where_both_places_stall_now_and_then_the_second_often_wins() -> None:
+    found = winners(ran(two_providers(stall_share=0.2, steady_stall_share=0.2), 1.0))
+    assert found["second"] > 0.4 * (found["first"] + found["second"]) > 10
 
 
 def test_a_hedged_request_has_one_story_told_by_the_place_that_won() -> None:

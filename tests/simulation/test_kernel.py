@@ -322,6 +322,27 @@ def test_nonsense_measurements_neither_stop_the_scheduler_nor_lose_a_request(pol
     assert all(each.status is Status.OK for each in found.outcomes)
 
 
+@pytest.mark.parametrize("policy", ["fcfs", "ettft", "slo"])
+def test_what_an_engine_lost_before_its_first_token_is_served_by_the_other_replica(policy: str) -> None:
+    two = node(gpus=2)
+    two["engines"] = [{"model": "a", "gpus": [gpu], "state": "awake"} for gpu in range(2)]
+    described = world(two, models=(model("a", max_replicas=2),))
+    workload = [arrival(f"r{number}", 1.0, prompt=300) for number in range(4)]  # each prompt takes 3 s
+    found = run_system(policy, described, workload, 1, faults=(EngineDies(3.0, 1),))
+    assert [each.status for each in found.outcomes] == [Status.OK] * 4
+    retried = [each for each in found.outcomes if each.attempts == 2]
+    assert 0 < len(retried) < 4
+    assert {each.engine_id for each in found.outcomes} == {each.engine_id for each in retried}
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "slo"])
+def test_what_an_engine_refuses_is_not_asked_of_it_again(policy: str) -> None:
+    """Its cache cannot hold the prompt, nor could another replica's."""
+    described = world(node(("a", "awake")), models=(model("a"),))
+    (outcome,) = run_system(policy, described, [arrival("r", prompt=5000)], 1).outcomes
+    assert (outcome.status, outcome.attempts) == (Status.FAILED, 1)
+
+
 def test_a_provider_that_is_down_is_left_for_the_next() -> None:
     workload = [arrival(f"r{number}", number * 2.0) for number in range(10)]
     found = simulate(hosted(), workload, SchedulerSettings(policy="fcfs"), faults=(RemoteDown(5.0, 1, 8.0),))

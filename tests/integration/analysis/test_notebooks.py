@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import psycopg
 import pytest
 from matplotlib.image import imread
 from nbclient import NotebookClient
+from psycopg.types.json import Jsonb
 
 from logos.analysis.logged import read_database, story_of
 from logos.analysis.story import Phase
@@ -83,6 +86,40 @@ async def test_the_log_of_a_platform_is_shown_and_tells_what_happened(
     (tmp_path / "database_url").write_text(f"{database_url}\n")
     monkeypatch.setenv("LOGOS_NOTEBOOK_DATA_DIR", str(tmp_path))
     assert f"{len(arrivals)} requests" in check_what_is_shown(executed("scheduling_logs.ipynb"))
+
+
+def test_of_a_long_journal_the_newest_changes_are_told_and_what_introduced_the_engines(database_url: str) -> None:
+    """A day of one engine that wakes and sleeps every minute, of which 20 lines may be read."""
+    write_journal(database_url, turns=600)
+    read = read_database(database_url, hours=24.0, rows_max=20)
+    assert len(read.journal) == 20
+    assert read.journal.kind.tolist()[:2] == ["snapshot", "RequestsArrived"]
+    assert read.journal.sequence.is_monotonic_increasing
+    assert read.journal.sequence.max() == 1201
+    story = story_of(read)
+    assert story.name == "slo"
+    assert (story.spans.phase == Phase.AWAKE).sum() == 9
+    assert story.spans.model.unique().tolist() == ["endpoint 7"]
+
+
+def write_journal(url: str, turns: int) -> None:
+    """A start, a load of engine `e`, and its turns: awake, then asleep."""
+    lines = [(0, "snapshot", {"opening": {"settings": {"policy": "slo"}}}, [])]
+    load = ["LoadEngine", {"engine_id": "e", "endpoint_id": 7, "node_id": "n"}]
+    lines += [(1, "RequestsArrived", {}, [load])]
+    states = itertools.islice(itertools.cycle(("awake", "asleep")), 2 * turns)
+    lines += [
+        (2 + number, "EngineChanged", {"engine_id": "e", "state": state, "seconds": 0.0}, [])
+        for number, state in enumerate(states)
+    ]
+    insert = (
+        "INSERT INTO scheduling_journal (epoch, sequence, at, kind, event, commands) VALUES (1, %s, %s, %s, %s, %s)"
+    )
+    with psycopg.connect(url) as connection, connection.cursor() as cursor:
+        cursor.executemany(
+            insert,
+            [(number, 30.0 * number, kind, Jsonb(event), Jsonb(orders)) for number, kind, event, orders in lines],
+        )
 
 
 def test_an_empty_database_is_a_story_in_which_nothing_happened(database_url: str) -> None:

@@ -82,6 +82,19 @@ def test_a_summary_counts_swaps_time_lost_and_unevenness() -> None:
     assert (row.model_ratio, row.key_ratio) == (3.0, 1.0)
 
 
+@pytest.mark.parametrize("by", ["model", "key"])
+def test_where_one_that_asked_got_nothing_nothing_is_more_uneven(by: str) -> None:
+    rows = [request(0.0, ttft_s=1.0), request(1.0, ttft_s=None, is_answered=False, **{by: "starved"})]
+    row = summary([Story("x", request_table(rows), NOTHING)]).loc["x"]
+    other = "key" if by == "model" else "model"
+    assert (row[f"{by}_ratio"], row[f"{other}_ratio"]) == (math.inf, 1.0)
+
+
+def test_what_ended_before_a_model_was_chosen_starved_no_model() -> None:
+    rows = [request(0.0, ttft_s=1.0), request(1.0, ttft_s=None, is_answered=False, model="none")]
+    assert summary([Story("x", request_table(rows), NOTHING)]).loc["x"].model_ratio == 1.0
+
+
 def test_a_story_in_which_nothing_happened_has_a_summary() -> None:
     row = summary([Story("x", request_table([]), NOTHING)]).loc["x"]
     assert row.requests == row.swaps == 0

@@ -62,6 +62,96 @@ def test_the_same_command_prints_the_same(capsys: pytest.CaptureFixture[str]) ->
     assert told(capsys, "--cluster", "laptop", "--policy", "slo,ollama", "--seed", "2") != first
 
 
+SHORT_QUEUES = ("poisson:rate=0.6,duration_s=120", "--cluster", "contention", "--set", "queue_length_max=2")
+
+
+def test_no_bound_is_claimed_for_runs_that_left_requests_unanswered(capsys: pytest.CaptureFixture[str]) -> None:
+    options = (*SHORT_QUEUES, "--no-search", "--policy", "slo,fcfs")
+    document = json.loads(told(capsys, *options, "--json"))
+    assert document["bound"] == {"seed": 1, "ttft_s": None, "latency_s": None, "clairvoyant": None}
+    answered = ", ".join(f"{run['policy']} {run['ok']} of {run['requests']}" for run in document["runs"])
+    text = told(capsys, *options)
+    assert f"no bound: times are of answered requests, and not all were answered ({answered})" in text
+    assert "is below" not in text
+
+
+def test_only_runs_that_answered_everything_are_compared_with_the_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, *SHORT_QUEUES, "--policy", "slo,ollama")  # the baseline knows no queue_length_max
+    assert "ollama: mean TTFT is " in text
+    assert "slo: mean TTFT is " not in text
+    assert " answered, not comparable with the clairvoyant schedule" in text
+    assert "no schedule that answers every request is below: TTFT mean" in text
+
+
+IMPATIENT = """
+nodes: [{name: n, memory_mib_per_gpu: 16384}]
+models: [{name: m, engine: {memory_mib: 8000}}]
+queue_timeout_s: 1
+"""
+
+
+def test_times_of_a_run_without_an_answer_are_dashes_and_null(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = tmp_path / "impatient.yaml"
+    cluster.write_text(IMPATIENT, encoding="utf-8")
+    options = ("steady:rate=1,duration_s=3", "--cluster", str(cluster), "--policy", "fcfs")
+    (run,) = json.loads(told(capsys, *options, "--json"))["runs"]
+    assert (run["ok"], run["ttft_s"]["mean"], run["fairness"]) == (0, None, None)
+    assert told(capsys, *options).splitlines()[2].split().count("-") == 6
+
+
+def test_with_several_seeds_the_bound_says_whose_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--cluster", "laptop", "--policy", "slo", "--seed", "3")
+    assert "no schedule is below: TTFT mean" in told(capsys, *options)
+    assert "no schedule is below with seed 3: TTFT mean" in told(capsys, *options, "--seeds", "2")
+
+
+HEDGED = """
+providers: [{name: one}, {name: other}]
+models:
+  - name: m
+    remotes:
+      - {provider: one, max_parallel: 8, ttft_s: 0.3, stall_share: 0.4, stall_s: 8.0}
+      - {provider: other, max_parallel: 8, ttft_s: 0.3, stall_share: 0.4, stall_s: 8.0}
+slo: {interactive: {ttft_ms: 1500.0}}
+"""
+
+
+def test_a_hedged_run_is_not_below_the_bound_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = tmp_path / "hedged.yaml"
+    cluster.write_text(HEDGED, encoding="utf-8")
+    options = ("poisson:rate=0.2,duration_s=600", "--cluster", str(cluster), "--set", "hedge_share=1", "--json")
+    document = json.loads(told(capsys, *options))
+    (run,) = document["runs"]
+    assert run["hedges_won"] > 0
+    for time in ("ttft_s", "latency_s"):
+        assert all(run[time][figure] >= least - 1e-9 for figure, least in document["bound"][time].items())
+
+
+CROWDED = """
+nodes:
+  - name: n
+    memory_mib_per_gpu: 16384
+    engines: [{model: a, state: asleep}, {model: b, state: asleep}, {model: c, state: asleep}]
+models:
+  - {name: a, engine: {memory_mib: 16000, residue_mib: 0}}
+  - {name: b, engine: {memory_mib: 8000, residue_mib: 1000}}
+  - {name: c, engine: {memory_mib: 10000, residue_mib: 1000}}
+"""
+
+
+def test_where_no_schedule_serves_all_models_none_stands_beside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Awake, `a` does not fit beside the residues of the others."""
+    cluster = tmp_path / "crowded.yaml"
+    cluster.write_text(CROWDED, encoding="utf-8")
+    options = ("poisson:rate=0.2,duration_s=30", "--cluster", str(cluster), "--policy", "slo")
+    assert json.loads(told(capsys, *options, "--json"))["bound"]["clairvoyant"] is None
+    assert "clairvoyant" not in told(capsys, *options)
+
+
 def test_a_setting_of_the_scheduler_changes_what_happens(capsys: pytest.CaptureFixture[str]) -> None:
     options = ("bursty:rate=2,duration_s=120,max_tokens=100-400", "--cluster", "laptop", "--policy", "ettft")
     assert told(capsys, *options, "--set", "queue_length_max=1") != told(capsys, *options)
