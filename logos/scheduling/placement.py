@@ -61,10 +61,13 @@ class Placement:
         if hopeless is not None:
             self._refuse(request, hopeless, 0.0)
             return
-        state.asked(endpoint)
         state.admit(ticket)
         self._enqueue(ticket, choice)
-        self.attend(endpoint)
+        if request.queue_timeout_s > 0:
+            state.asked(endpoint)
+            self.attend(endpoint)
+        else:
+            self._take_at_once(ticket, endpoint)
         if ticket.place is not None:
             # What may be hedged never runs under a lease, so a lease would only take a place from it.
             if not (request.may_hedge and state.hedges.is_open):
@@ -176,6 +179,19 @@ class Placement:
         state.end(ticket)
         message = f"{count(others, 'request')} are waiting already"
         self._refuse(request, Refusal("no_capacity", message, self._retry_after_s(endpoint)), 0.0)
+
+    def _take_at_once(self, ticket: Ticket, endpoint: EndpointState) -> None:
+        """It may not wait at all, so no engine comes for it, and none makes room: who takes it is there, or nobody."""
+        if not (endpoint.is_removed or self._state.is_reconvening):
+            if endpoint.is_draining:
+                self._capacity.attend(endpoint)  # who makes room for others may take it along
+            self._serve(endpoint)
+        if ticket.place is not None:
+            self._state.asked(endpoint)
+        else:
+            self._leases.recall(endpoint.places.values())
+            message = "no place was free at once, and it may not wait"
+            self._end_refused(ticket, Refusal("queue_timeout", message, self._retry_after_s(endpoint)))
 
     def _expected_output_tokens(self, request: Request, endpoint_id: int) -> int:
         observed = self._state.service.output_p50_tokens(endpoint_id)
