@@ -2,7 +2,8 @@
 
 Granted while a place has room and nobody waits for its endpoint, asked back (revoked) the moment somebody does. Slots
 of a lease count as held until it is returned, its holder is gone, or its deadline and a grace are over; then only what
-runs under it counts, until that is reported to have ended. What happens to freed slots is decided in `placement`.
+runs under it counts, until that is reported to have ended. That may be heard of after the lease is over: what was
+started under it runs all the same. What happens to freed slots is decided in `placement`.
 """
 
 from __future__ import annotations
@@ -74,8 +75,7 @@ class Leases:
     def reported(self, event: LeaseReported) -> None:
         lease = self._state.leases.get(event.lease_id)
         if lease is None:
-            for ended in event.ended:
-                self._end(ended, event.lease_id, None)
+            self._reported_late(event)
             return
         # Counted before the ends are: so many slots would have been wanted at once, or one after the other.
         wanted = len(lease.running) + len(event.started)
@@ -94,6 +94,7 @@ class Leases:
     def returned(self, event: LeaseReturned) -> None:
         lease = self._state.leases.get(event.lease_id)
         if lease is None:
+            self._started_late(event.lease_id, event.running)
             return
         still = dict.fromkeys(event.running)
         for ticket in list(lease.running.values()):
@@ -105,6 +106,20 @@ class Leases:
             self._spend(lease)
 
     # Inside.
+
+    def _reported_late(self, event: LeaseReported) -> None:
+        over = {ended.request_id for ended in event.ended}
+        self._started_late(event.lease_id, [each for each in event.started if each not in over])
+        for ended in event.ended:
+            self._end(ended, event.lease_id, None)
+
+    def _started_late(self, lease_id: str, request_ids: Iterable[str]) -> None:
+        """The lease is over, but its holder was out of reach: what it had started before counts until it ends."""
+        lease = self._state.leases_over.get(lease_id)
+        if lease is None or lease.gateway_id not in self._state.gateways:
+            return
+        for request_id in request_ids:
+            self._start(lease, request_id)
 
     def _may_lease(self, endpoint: EndpointState) -> bool:
         return (
@@ -177,7 +192,7 @@ class Leases:
             state.admit(known)
         elif not _is_adopted(known, lease):
             return
-        state.run(known, place, lease)
+        state.run(known, place, lease if lease.lease_id in state.leases else None)
         if place.held > place.capacity:
             place.inherited = max(place.inherited, place.held)  # it is a fact, however it came about
 

@@ -57,14 +57,17 @@ class Placement:
             self._refuse(request, choice, 0.0)
             return
         endpoint = state.endpoint(choice.endpoint_id)
-        hopeless = self._hopeless(request, choice, endpoint)
+        hopeless = self._held_back(ticket, endpoint) or self._hopeless(request, choice, endpoint)
         if hopeless is not None:
             self._refuse(request, hopeless, 0.0)
             return
-        state.asked(endpoint)
         state.admit(ticket)
         self._enqueue(ticket, choice)
-        self.attend(endpoint)
+        if request.queue_timeout_s > 0:
+            state.asked(endpoint)
+            self.attend(endpoint)
+        else:
+            self._take_at_once(ticket, endpoint)
         if ticket.place is not None:
             # What may be hedged never runs under a lease, so a lease would only take a place from it.
             if not (request.may_hedge and state.hedges.is_open):
@@ -111,7 +114,7 @@ class Placement:
                 refusals.append(view)
                 continue
             views.append(view)
-            if endpoint.circuit.admits(state.now):
+            if endpoint.circuit.admits(state.now) and self._held_back(ticket, endpoint) is None:
                 healthy.append(view)
         if views:
             return self._policy(healthy or views, Stake(ticket.slo_ttft_s, state.settings))
@@ -138,6 +141,20 @@ class Placement:
         if endpoint.queue and endpoint.is_removed:
             # They wait for a catalogue that names it, and not for long.
             self._recheck(endpoint, state.now + state.settings.catalogue_grace_s)
+
+    def _held_back(self, ticket: Ticket, endpoint: EndpointState) -> Refusal | None:
+        """Said at once, too, and by every policy: until its rate admits the request, which is known and not predicted,
+        the request has given up."""
+        request = ticket.request
+        if endpoint.is_pooled or request is None:
+            return None
+        tokens = request.prompt_tokens + self._expected_output_tokens(request, endpoint.endpoint.id)
+        admitted_from = endpoint.rate.admits_from(self._state.now, tokens)
+        if admitted_from <= ticket.gives_up_at:
+            return None
+        held_s = admitted_from - self._state.now
+        message = f"its provider takes no more for {held_s:.0f} s and it may wait {request.queue_timeout_s:.0f} s"
+        return Refusal("no_capacity", message, min(max(held_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S))
 
     def _hopeless(self, request: Request, choice: Choice, endpoint: EndpointState) -> Refusal | None:
         """Said at once rather than after the wait: even its best place will not begin before its time-out. Believed
@@ -176,6 +193,19 @@ class Placement:
         state.end(ticket)
         message = f"{count(others, 'request')} are waiting already"
         self._refuse(request, Refusal("no_capacity", message, self._retry_after_s(endpoint)), 0.0)
+
+    def _take_at_once(self, ticket: Ticket, endpoint: EndpointState) -> None:
+        """It may not wait at all, so no engine comes for it, and none makes room: who takes it is there, or nobody."""
+        if not (endpoint.is_removed or self._state.is_reconvening):
+            if endpoint.is_draining:
+                self._capacity.attend(endpoint)  # who makes room for others may take it along
+            self._serve(endpoint)
+        if ticket.place is not None:
+            self._state.asked(endpoint)
+        else:
+            self._leases.recall(endpoint.places.values())
+            message = "no place was free at once, and it may not wait"
+            self._end_refused(ticket, Refusal("queue_timeout", message, self._retry_after_s(endpoint)))
 
     def _expected_output_tokens(self, request: Request, endpoint_id: int) -> int:
         observed = self._state.service.output_p50_tokens(endpoint_id)

@@ -6,6 +6,7 @@ gathers the commands of the event being handled and the endpoints that it touche
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ from logos.scheduling.timers import Timers
 
 if TYPE_CHECKING:
     from logos.scheduling.swapping import Claim
+
+LEASES_OVER_MAX = 4096  # remembered, in case something is told of them yet; the oldest go
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +72,7 @@ class State:
         self.memory_moves = 0  # how often GPU memory may have become free, for `EndpointState.no_room_since`
         self.gateways: dict[str, GatewayState] = {}
         self.leases: dict[str, Lease] = {}
+        self.leases_over: OrderedDict[str, Lease] = OrderedDict()
         self.claims: dict[int, Claim] = {}  # by the endpoint that claims
         self.commands: list[Command] = []
         self.touched: dict[int, None] = {}
@@ -208,6 +212,10 @@ class State:
         self.timers.cancel(lease.timer)
         for ticket in lease.running.values():
             ticket.lease_id = None
+        lease.running.clear()
+        self.leases_over[lease.lease_id] = lease
+        if len(self.leases_over) > LEASES_OVER_MAX:
+            self.leases_over.popitem(last=False)
         self.touch(lease.place.endpoint_id)
 
     # Engines.

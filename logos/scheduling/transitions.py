@@ -83,6 +83,9 @@ class Transitions:
     def sleep(self, engine: Engine) -> None:
         """Puts a drained engine to sleep; one of which nothing is heard is ended."""
         self.close(engine)
+        place = self.place_of(engine)
+        if place is not None:
+            place.prefixes.clear()  # asleep it keeps its weights, not what it had computed
         engine.has_slept = True
         self._state.engine_state(engine, EngineState.FALLING_ASLEEP)
         self._state.commands.append(SleepEngine(engine.engine_id))

@@ -11,7 +11,7 @@ from logos.domain.nouns import Place
 from logos.prediction.pace import Situation
 from logos.prediction.predictor import Predictor
 from logos.scheduling.events import Ended, FirstToken, LeaseReported, Met
-from tests.scenarios.world import World, dispatched, grants, loads, node, pooled, remote, request, revokes
+from tests.scenarios.world import World, dispatched, grants, loads, node, pooled, remote, request, revokes, sleeps
 
 
 def leased(world: World, gateway: str = "g1") -> SlotLease:
@@ -190,6 +190,61 @@ def test_a_report_of_a_lease_that_is_over_changes_nothing() -> None:
     assert world.reports("9-9", "x", ended=("y",)) == []
     assert world.returns("9-9", "x") == []
     assert world.endpoint(1)["running"] == 1
+
+
+def ran_out(world: World) -> SlotLease:
+    """A lease whose holder was out of reach when its time was over."""
+    lease = leased(world)
+    world.finishes("first-g1")
+    world.passes(lease.ttl_s + 2.1)
+    assert world.is_empty()
+    return lease
+
+
+@pytest.mark.parametrize("how", ["reported", "returned"])
+def test_what_a_gateway_out_of_reach_had_started_counts_after_the_lease_is_over(how: str) -> None:
+    world = World(remote(1, parallel=3))
+    lease = ran_out(world)
+    tell = world.reports if how == "reported" else world.returns
+    tell(lease.lease_id, "x")
+    arrived = [request(each, gateway="g2", queue_timeout_s=600.0) for each in "abc"]
+    assert dispatched(world.arrives(*arrived)) == ["a", "b"]
+    assert dispatched(world.reports(lease.lease_id, "y", ended=("x", "y"))) == ["c"]
+    for each in "abc":
+        world.finishes(each)
+    assert world.is_empty()
+
+
+def test_more_than_there_is_room_for_by_then_runs_off() -> None:
+    world = World(remote(1, parallel=3))
+    lease = ran_out(world)
+    arrived = [request(each, gateway="g2", queue_timeout_s=600.0) for each in "abc"]
+    assert dispatched(world.arrives(*arrived)) == ["a", "b"]  # and a slot is leased
+    world.reports(lease.lease_id, "x")
+    assert dispatched(world.finishes("a")) == []
+    assert dispatched(world.reports(lease.lease_id, ended=("x",))) == ["c"]
+
+
+def test_an_engine_on_which_something_runs_that_was_told_late_is_not_put_to_sleep() -> None:
+    world = World(pooled(1), pooled(2), policy="fcfs")
+    world.node_seen(node("n", 24))
+    world.arrives(request("a"))
+    world.awake("n/m1/1")
+    [lease] = grants(world.arrives(request("b")))
+    world.finishes("a")
+    world.finishes("b")
+    world.passes(lease.ttl_s + 2.1)
+    world.reports(lease.lease_id, "x")
+    assert sleeps(world.arrives(request("c", 2))) == []
+    assert sleeps(world.reports(lease.lease_id, ended=("x",))) == ["n/m1/1"]
+
+
+def test_what_a_lost_gateway_had_started_is_not_counted_when_it_is_told_late() -> None:
+    world = World(remote(1, parallel=8))
+    lease = ran_out(world)
+    world.gateway_lost("g1")
+    world.reports(lease.lease_id, "x")
+    assert world.is_empty()
 
 
 def test_a_lost_gateway_frees_its_leases_and_what_ran_under_them() -> None:

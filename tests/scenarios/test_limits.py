@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from tests.scenarios.world import World, dispatched, grants, remote, request, revokes
+import pytest
+
+from logos.domain.nouns import Place
+from tests.scenarios.world import World, dispatched, dispatches, grants, rejects, remote, request, revokes
+
+POLICIES = ["fcfs", "utilization", "ettft", "slo"]
 
 
 def test_at_most_so_many_requests_go_in_any_minute() -> None:
@@ -69,3 +74,37 @@ def test_an_answer_that_says_when_to_retry_holds_the_endpoint_until_then() -> No
     world.fails("a", fault=False, retry_after_s=5.0)
     assert dispatched(world.arrives(request("b"))) == []
     assert dispatched(world.passes(5.1)) == ["b"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_who_would_be_held_back_beyond_its_time_out_is_told_so_at_once(policy: str) -> None:
+    world = World(remote(1), policy=policy)
+    world.arrives(request("a"))
+    world.fails("a", fault=False, retry_after_s=100.0)
+    [reject] = rejects(world.arrives(request("b")))
+    assert (reject.code, reject.retry_after_s) == ("no_capacity", 100.0)
+    assert reject.message == "its provider takes no more for 100 s and it may wait 60 s"
+    assert world.arrives(request("c", queue_timeout_s=101.0)) == []
+    world.passes(40.5)
+    assert world.arrives(request("d")) == []
+    assert dispatched(world.passes(60.0)) == ["c", "d"]
+    world.fails("c", fault=False, retry_after_s=3600.0)
+    [reject] = rejects(world.arrives(request("e")))
+    assert reject.retry_after_s == 600.0
+
+
+def test_a_declared_rate_that_is_used_up_for_too_long_is_told_at_once() -> None:
+    world = World(remote(1, requests_per_minute=1))
+    world.arrives(request("a"))
+    world.now += 20.0
+    [reject] = rejects(world.arrives(request("b", queue_timeout_s=39.0)))
+    assert (reject.code, reject.retry_after_s) == ("no_capacity", 40.0)
+    assert rejects(world.arrives(request("c", queue_timeout_s=41.0))) == []
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_who_would_be_held_back_beyond_its_time_out_goes_elsewhere_if_it_can(policy: str) -> None:
+    world = World(remote(1), remote(2), policy=policy)
+    world.arrives(request("a"))
+    world.fails("a", fault=False, retry_after_s=3600.0)
+    assert dispatches(world.arrives(request("b", 1, 2))) == [("b", Place(2))]

@@ -8,7 +8,7 @@ import pytest
 
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place, Tier
-from logos.scheduling.commands import Dispatch, LoadEngine, WakeEngine
+from logos.scheduling.commands import Dispatch, LoadEngine, Reject, WakeEngine
 from logos.scheduling.events import EngineSeen
 from tests.scenarios.world import (
     World,
@@ -144,6 +144,24 @@ def test_an_idle_engine_makes_room_at_once() -> None:
     assert sleeps(world.arrives(request("a", 2))) == ["n/m1/1"]
     assert loads(world.passes(5.0)) == []
     assert [each.endpoint_id for each in loads(world.asleep("n/m1/1"))] == [2]
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "utilization", "ettft", "slo"])
+@pytest.mark.parametrize("is_asleep", [True, False])
+def test_nobody_makes_room_and_nothing_comes_for_a_request_that_may_not_wait(policy: str, is_asleep: bool) -> None:
+    world = World(pooled(1), pooled(2), policy=policy, idle_in_the_way_s=1e3, idle_sleep_s=1e3)
+    seen = [EngineSeen("n/m1/91", 1, (0,), EngineState.AWAKE, 16 * GIB)]
+    seen += [EngineSeen("n/m2/92", 2, (0,), EngineState.ASLEEP, 16 * GIB)] if is_asleep else []
+    world.node_seen(node("n", 24), *seen)
+    world.passes(40.0)
+    before = world.states()
+    [reject] = world.arrives(request("a", 2, queue_timeout_s=0.0))
+    assert isinstance(reject, Reject)
+    assert (reject.code, reject.message) == ("queue_timeout", "no place was free at once, and it may not wait")
+    assert reject.retry_after_s is not None
+    assert world.passes(30.0) == []
+    assert world.states() == before
+    assert dispatched(world.arrives(request("b", 1, queue_timeout_s=0.0))) == ["b"]
 
 
 def test_an_engine_that_cannot_sleep_where_it_is_stops_to_make_room() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from logos.domain.errors import InvalidDeclaration
+from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place, Priority, Tier
 from logos.prediction.predictor import Predictor
 from logos.scheduling.commands import Dispatch
+from logos.scheduling.events import EngineSeen
 from logos.scheduling.settings import SchedulerSettings
 from tests.scenarios.world import (
     World,
@@ -22,6 +24,7 @@ from tests.scenarios.world import (
     remote,
     request,
     revokes,
+    sleeps,
 )
 
 
@@ -297,3 +300,23 @@ def test_a_promised_pace_keeps_others_out_only_until_they_are_late() -> None:
     world.arrives(request("b", slo_ttft_s=4.0))
     assert dispatched(world.passes(3.9)) == []
     assert dispatched(world.passes(0.2)) == ["b"]
+
+
+def test_what_an_engine_had_computed_before_it_slept_draws_nobody_to_it() -> None:
+    world = World(pooled(1, replicas=(0, 2)))
+    pair = [EngineSeen(f"n/m1/{each}", 1, (each,), EngineState.AWAKE, 16 * 1024) for each in (0, 1)]
+    world.node_seen(node("n", 16, 16), *pair)
+    prompt = {"prompt_tokens": 1000, "prefix": 7, "prefix_tokens": 900}
+    first, second = Place(1, "n/m1/0"), Place(1, "n/m1/1")
+    assert dispatches(world.arrives(request("a", **prompt))) == [("a", first)]
+    world.finishes("a")
+    assert set(sleeps(world.passes(150.0))) == {"n/m1/0", "n/m1/1"}
+    world.asleep("n/m1/0")
+    world.asleep("n/m1/1")
+    world.arrive(*(request(f"b{each}") for each in range(8)))
+    world.awake("n/m1/0")
+    world.awake("n/m1/1")
+    for each in range(1, 8):
+        world.finishes(f"b{each}")
+    assert world.endpoint(1)["running"] == 1  # at the first
+    assert dispatches(world.arrives(request("c", **prompt))) == [("c", second)]

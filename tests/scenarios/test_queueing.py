@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from logos.domain.nouns import Mode, Priority
-from tests.scenarios.world import World, dispatched, rejected, rejects, remote, request
+from tests.scenarios.world import World, dispatched, grants, rejected, rejects, remote, request, revokes
 
 
 def served(world: World, first: str) -> list[str]:
@@ -69,6 +69,23 @@ def test_a_request_that_waited_as_long_as_it_may_is_rejected() -> None:
     [reject] = rejects(world.passes(0.2))
     assert (reject.request_id, reject.code, reject.queue_wait_s) == ("b", "queue_timeout", 10.0)
     assert dispatched(world.finishes("a")) == ["c"]
+
+
+def test_a_request_that_may_not_wait_goes_at_once_or_is_rejected_at_once() -> None:
+    world = World(remote(1, parallel=1))
+    assert dispatched(world.arrives(request("a", queue_timeout_s=0.0))) == ["a"]
+    world.arrives(request("b"))
+    [reject] = rejects(world.arrives(request("c", queue_timeout_s=0.0)))
+    assert (reject.request_id, reject.code, reject.queue_wait_s) == ("c", "queue_timeout", 0.0)
+    assert dispatched(world.finishes("a")) == ["b"]
+
+
+def test_what_an_idle_lease_holds_is_asked_back_for_a_request_that_may_not_wait() -> None:
+    world = World(remote(1, parallel=3))
+    [lease] = grants(world.arrives(request("a")))
+    assert dispatched(world.arrives(request("b", gateway="g2", queue_timeout_s=0.0))) == ["b"]
+    commands = world.arrives(request("c", gateway="g2", queue_timeout_s=0.0))
+    assert (revokes(commands), rejected(commands)) == ([lease.lease_id], [("c", "queue_timeout")])
 
 
 def test_the_core_asks_to_be_woken_for_the_earliest_deadline_only() -> None:
