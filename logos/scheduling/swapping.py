@@ -138,6 +138,9 @@ class Claims:
         if not claim.endpoint.queue or claim.endpoint.is_removed or not self._is_possible(claim):
             self.withdraw(claim)
             return
+        for victim in claim.victims:
+            if victim.state is EngineState.AWAKE:
+                self._transitions.drain(victim)  # it slept, and has been woken for a request of its own
         if not claim.is_settled:
             return
         for victim in claim.victims:
