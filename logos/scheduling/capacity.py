@@ -7,7 +7,7 @@ that runs is cut. What became of engines is taken in by `engines`; which request
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from logos.domain.lifecycle import EngineState
@@ -92,7 +92,9 @@ class Capacity:
                     return None
                 continue
             if endpoint.is_contested or endpoint.endpoint.id in self._state.claims:
-                return None
+                if not self._bring_in_spite_of_claims(endpoint):
+                    return None
+                continue
             outlook = self.outlook(endpoint)
             if self._bring(endpoint, outlook):
                 continue
@@ -146,6 +148,17 @@ class Capacity:
             return False
         return self._bring(endpoint, Outlook(*self._room(endpoint)))
 
+    def _bring_in_spite_of_claims(self, endpoint: EndpointState) -> bool:
+        """Room has come up where nobody need make any: its own claim is over, unless all that it waits for is leaving
+        already, and what waits for a victim is served elsewhere."""
+        claim = self._state.claims.get(endpoint.endpoint.id)
+        if self._state.now < endpoint.loading.retry_at or (claim is not None and claim.is_nearly_over):
+            return False
+        outlook = Outlook(*self._room_beside_claims(endpoint))
+        if claim is not None and (outlook.sleeper is not None or outlook.fit is not None):
+            self._claims.withdraw(claim)
+        return self._bring(endpoint, outlook)
+
     def _bring(self, endpoint: EndpointState, outlook: Outlook) -> bool:
         """Wakes an engine whose GPUs have room for it again, or else loads one where it fits."""
         if outlook.sleeper is not None:
@@ -169,11 +182,21 @@ class Capacity:
             endpoint.no_room_since = self._state.memory_moves
         return None, fit
 
-    def _sleeper(self, endpoint: EndpointState) -> Engine | None:
-        for engine in endpoint.engines.values():
-            if engine.state is EngineState.ASLEEP and self._state.nodes[engine.node_id].has_room_for(engine):
-                return engine
-        return None
+    def _room_beside_claims(self, endpoint: EndpointState) -> tuple[Engine | None, Fit | None]:
+        """The same, but not on nodes where engines of it are asked to make room: it would only be asked again."""
+        sleeper, fit = self._room(endpoint)
+        if not endpoint.is_contested or (sleeper is None and fit is None):
+            return sleeper, fit
+        contested = {engine.node_id for engine in endpoint.engines.values() if engine.claimed_by is not None}
+        nodes = [node for node in self._state.pool(endpoint) if node.node.id not in contested]
+        sleeper = self._sleeper(endpoint, without=contested)
+        return sleeper, None if sleeper is not None else self._best_fit(endpoint, nodes)
+
+    def _sleeper(self, endpoint: EndpointState, without: Collection[str] = ()) -> Engine | None:
+        """One that can wake; not on the nodes `without`."""
+        asleep = (each for each in endpoint.engines.values() if each.state is EngineState.ASLEEP)
+        found = (each for each in asleep if each.node_id not in without)
+        return next((each for each in found if self._state.nodes[each.node_id].has_room_for(each)), None)
 
     def _best_fit(self, endpoint: EndpointState, nodes: Sequence[NodeState]) -> Fit | None:
         """Where least memory would be left over; not where it failed last, if it can be helped."""

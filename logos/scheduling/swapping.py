@@ -13,7 +13,7 @@ from typing import Protocol
 
 from logos.domain.lifecycle import EngineState
 from logos.scheduling.nodes import Engine, Fit, NodeState, Reservation
-from logos.scheduling.places import EndpointState
+from logos.scheduling.places import SERVING, EndpointState
 from logos.scheduling.state import State
 from logos.scheduling.timers import Timer
 from logos.scheduling.transitions import Transitions, spec_of
@@ -40,6 +40,11 @@ class Claim:
     @property
     def endpoint_id(self) -> int:
         return self.endpoint.endpoint.id
+
+    @property
+    def is_nearly_over(self) -> bool:
+        """All its victims have left or are leaving."""
+        return self.is_settled and not any(victim.state in SERVING for victim in self.victims)
 
 
 class SwapRules(Protocol):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from logos.domain.lifecycle import EngineState
 from logos.scheduling.events import EngineSeen
-from tests.scenarios.contested import GIB, ONE, TWO, Prompt, patient
-from tests.scenarios.world import dispatched, loads, node, pooled, wakes
+from tests.scenarios.contested import GIB, ONE, TWO, Prompt, patient, world
+from tests.scenarios.world import World, dispatched, loads, node, pooled, sleeps, wakes
+
+POLICIES = ["fcfs", "utilization", "ettft", "slo"]
 
 
 def seen(endpoint_id: int, state: EngineState, gib: int = 16) -> EngineSeen:
@@ -16,16 +20,70 @@ def seen(endpoint_id: int, state: EngineState, gib: int = 16) -> EngineSeen:
 
 
 def test_a_victim_that_woke_for_a_request_of_its_own_makes_room_too() -> None:
-    world = Prompt(pooled(1, gib=8, residue_gib=1), pooled(2, gib=10), pooled(3, gib=24), policy="slo")
-    world.node_seen(node("n", 24), seen(1, EngineState.ASLEEP, 8), seen(2, EngineState.AWAKE, 10))
-    world.now += 100.0
-    world.arrives(patient("x", 2))
-    world.arrives(patient("large", 3))
-    assert wakes(world.arrives(patient("small", 1))) == [ONE]
-    assert dispatched(world.awake(ONE, 1.0)) == ["small"]
-    world.finishes("small")
-    world.finishes("x")
-    world.passes(90.0)
-    assert world.states() == {ONE: "stopping", TWO: "stopping"}
-    world.cold(ONE)
-    assert [each.endpoint_id for each in loads(world.cold(TWO))] == [3]
+    it = Prompt(pooled(1, gib=8, residue_gib=1), pooled(2, gib=10), pooled(3, gib=24), policy="slo")
+    it.node_seen(node("n", 24), seen(1, EngineState.ASLEEP, 8), seen(2, EngineState.AWAKE, 10))
+    it.now += 100.0
+    it.arrives(patient("x", 2))
+    it.arrives(patient("large", 3))
+    assert wakes(it.arrives(patient("small", 1))) == [ONE]
+    assert dispatched(it.awake(ONE, 1.0)) == ["small"]
+    it.finishes("small")
+    it.finishes("x")
+    it.passes(90.0)
+    assert it.states() == {ONE: "stopping", TWO: "stopping"}
+    it.cold(ONE)
+    assert [each.endpoint_id for each in loads(it.cold(TWO))] == [3]
+
+
+# Room appears elsewhere.
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_who_waits_for_a_victim_comes_at_once_where_a_node_has_joined(policy: str) -> None:
+    it = contested(policy)
+    assert [(each.endpoint_id, each.node_id) for each in loads(it.node_seen(node("n2", 24)))] == [(2, "n2")]
+    assert it.states()[ONE] == "awake"
+    assert it.scheduler.summary()["claims"] == []
+
+
+def test_what_waits_for_a_victim_is_served_where_a_node_has_joined() -> None:
+    it = World(pooled(1), pooled(2, gib=24), policy="fcfs")
+    it.node_seen(node("n", 24), seen(1, EngineState.AWAKE))
+    it.arrive(patient("x", 1), patient("a", 2), patient("late", 1))
+    [load] = loads(it.node_seen(node("n2", 16)))
+    assert (load.endpoint_id, load.node_id) == (1, "n2")
+    assert dispatched(it.awake(load.engine_id)) == ["late"]
+    assert it.states()[ONE] == "draining"
+
+
+def test_a_victim_serves_on_when_its_claimant_has_found_room_elsewhere() -> None:
+    it = contested("fcfs")
+    it.now += 1.0
+    it.arrives(patient("late", 1))
+    assert dispatched(it.node_seen(node("n2", 24))) == ["late"]
+
+
+def test_a_swap_that_is_nearly_over_is_not_given_up_for_a_load() -> None:
+    it = contested("fcfs")
+    assert sleeps(it.finishes("x")) == [ONE]
+    assert loads(it.node_seen(node("n2", 24))) == []
+    assert wakes(it.asleep(ONE)) == [TWO]
+
+
+def test_what_waits_for_a_victim_is_not_loaded_beside_it() -> None:
+    it = Prompt(pooled(1), pooled(2, gpus=2, gib=32), policy="slo")
+    it.node_seen(node("n", 24, 24), seen(1, EngineState.AWAKE))
+    it.now += 100.0
+    it.arrive(*(patient(f"x{each}", 1, output_tokens_max=5000) for each in range(4)), patient("large", 2))
+    assert loads(it.arrives(patient("y", 1))) == []
+    assert it.states() == {ONE: "draining"}
+
+
+def contested(policy: str) -> World:
+    """m1 runs x; the requests that wait for m2 claim its memory."""
+    it = world(policy)
+    it.now += 100.0
+    it.arrives(patient("x", 1))
+    it.arrive(*(patient(f"a{each}", 2) for each in range(3)))
+    assert it.states()[ONE] == "draining"
+    return it
