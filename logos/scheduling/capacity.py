@@ -232,7 +232,8 @@ class Capacity:
         spec, endpoint_id = spec_of(endpoint), endpoint.endpoint.id
         for node in nodes:
             leaving = [each for each in node.engines.values() if each.is_leaving]
-            sleeper = next((each for each in endpoint.engines.values() if each.node_id == node.node.id), None)
+            asleep = (each for each in endpoint.engines.values() if each.state is EngineState.ASLEEP)
+            sleeper = next((each for each in asleep if each.node_id == node.node.id), None)
             if sleeper is not None:
                 free = node.free_mib(endpoint_id, without=[*leaving, sleeper])
                 joins = all(free.get(index, -1) >= sleeper.memory_per_gpu_mib for index in sleeper.gpu_indices)

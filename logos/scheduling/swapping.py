@@ -271,8 +271,8 @@ class Claims:
         elif not self._transitions.is_able_to_sleep(victim) or self._transitions.can_sleep(victim):
             self._transitions.leave(victim)
         else:
-            ending = [each for each in claim.node.engines.values() if each.state is EngineState.STOPPING]
-            coming = sum(each.host_mib for each in ending if each.has_slept)
+            stopping = [each for each in claim.node.engines.values() if each.state is EngineState.STOPPING]
+            coming = sum(each.host_mib for each in stopping if each.has_slept and not each.is_stuck)
             if claim.node.host_free_mib() + coming < victim.host_mib:
                 self._transitions.stop(victim)
 

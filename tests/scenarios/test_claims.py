@@ -6,14 +6,14 @@ import pytest
 
 from logos.domain.lifecycle import EngineState
 from logos.scheduling.events import EngineSeen
-from tests.scenarios.contested import GIB, ONE, TWO, Prompt, patient, world
-from tests.scenarios.world import World, dispatched, loads, node, pooled, sleeps, wakes
+from tests.scenarios.contested import GIB, ONE, THREE, TWO, Prompt, patient, world
+from tests.scenarios.world import World, dispatched, loads, node, pooled, sleeps, stops, wakes
 
 POLICIES = ["fcfs", "utilization", "ettft", "slo"]
 
 
-def seen(endpoint_id: int, state: EngineState, gib: int = 16) -> EngineSeen:
-    return EngineSeen(f"n/m{endpoint_id}/9{endpoint_id}", endpoint_id, (0,), state, gib * GIB)
+def seen(endpoint_id: int, state: EngineState, gib: int = 16, gpu: int = 0) -> EngineSeen:
+    return EngineSeen(f"n/m{endpoint_id}/9{endpoint_id}", endpoint_id, (gpu,), state, gib * GIB)
 
 
 # A victim that slept wakes before the claim is settled.
@@ -77,6 +77,28 @@ def test_what_waits_for_a_victim_is_not_loaded_beside_it() -> None:
     it.arrive(*(patient(f"x{each}", 1, output_tokens_max=5000) for each in range(4)), patient("large", 2))
     assert loads(it.arrives(patient("y", 1))) == []
     assert it.states() == {ONE: "draining"}
+
+
+# What holds memory and does not give it back.
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_engine_of_its_own_that_hangs_keeps_nobody_from_claiming_what_idles(policy: str) -> None:
+    it = Prompt(pooled(1), pooled(2), pooled(3), policy=policy, stop_timeout_s=30.0)
+    it.node_seen(node("n", 16, 16), seen(1, EngineState.AWAKE), seen(3, EngineState.STOPPING, gpu=1))
+    it.passes(40.0)
+    assert sleeps([*it.arrives(patient("b", 3)), *it.passes(10.0)]) == [ONE]
+
+
+def test_host_ram_of_an_engine_that_hangs_is_not_waited_for() -> None:
+    it = Prompt(*(pooled(each) for each in (1, 2, 3)), pooled(4, gib=32), policy="fcfs", stop_timeout_s=30.0)
+    falls = seen(1, EngineState.FALLING_ASLEEP)
+    it.node_seen(node("n", 32, host_gib=40), falls, seen(2, EngineState.ASLEEP), seen(3, EngineState.AWAKE))
+    it.now += 1.0
+    it.asleep(ONE)
+    assert stops(it.arrives(patient("a", 4))) == [TWO]
+    assert it.states()[THREE] == "draining"
+    assert THREE in stops(it.passes(35.0))
 
 
 def contested(policy: str) -> World:
