@@ -229,25 +229,29 @@ class Capacity:
         return Outlook()
 
     def _outlook_without_room(self, endpoint: EndpointState, nodes: Sequence[NodeState]) -> Outlook:
-        spec, endpoint_id = spec_of(endpoint), endpoint.endpoint.id
-        for node in nodes:
-            leaving = [each for each in node.engines.values() if each.is_leaving]
-            asleep = (each for each in endpoint.engines.values() if each.state is EngineState.ASLEEP)
-            sleeper = next((each for each in asleep if each.node_id == node.node.id), None)
-            if sleeper is not None:
-                free = node.free_mib(endpoint_id, without=[*leaving, sleeper])
-                joins = all(free.get(index, -1) >= sleeper.memory_per_gpu_mib for index in sleeper.gpu_indices)
-            else:
-                joins = node.fit(spec, endpoint_id, without=leaving) is not None
-            if joins:
-                return Outlook(memory_is_short=True, neighbour_is_idle=True)
+        joining = Outlook(memory_is_short=True, neighbour_is_idle=True)
+        if any(self._will_have_room(endpoint, node, dismissed=False) for node in nodes):
+            return joining
         options = list(self._claims.options(endpoint, _engine_id))
         if options:
             idle = any(self._is_idle(victim) for option in options for victim in option.victims)
             return Outlook(memory_is_short=True, neighbour_is_idle=idle, claimable=True)
+        if any(self._will_have_room(endpoint, node, dismissed=True) for node in nodes):
+            return joining
         if any(self._claims.is_busy(node) or node.has_stuck for node in nodes):
             return Outlook(memory_is_short=True)  # who comes now may be asked to go again, who is stuck may yet go
         return Outlook(refusal=self._memory_is_held(endpoint, nodes), memory_is_short=True)
+
+    def _will_have_room(self, endpoint: EndpointState, node: NodeState, *, dismissed: bool) -> bool:
+        """Once those have left that leave, the `dismissed` among them or not: these may take as long as they like."""
+        endpoint_id, engines = endpoint.endpoint.id, node.engines.values()
+        leaving = [each for each in engines if each.is_leaving and (dismissed or not each.is_dismissed)]
+        asleep = (each for each in endpoint.engines.values() if each.state is EngineState.ASLEEP)
+        sleeper = next((each for each in asleep if each.node_id == node.node.id), None)
+        if sleeper is None:
+            return node.fit(spec_of(endpoint), endpoint_id, without=leaving) is not None
+        free = node.free_mib(endpoint_id, without=[*leaving, sleeper])
+        return all(free.get(index, -1) >= sleeper.memory_per_gpu_mib for index in sleeper.gpu_indices)
 
     def _is_idle(self, engine: Engine) -> bool:
         place = self._transitions.place_of(engine)

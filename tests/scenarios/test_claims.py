@@ -101,6 +101,16 @@ def test_host_ram_of_an_engine_that_hangs_is_not_waited_for() -> None:
     assert THREE in stops(it.passes(35.0))
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_who_leaves_the_catalogue_and_runs_on_keeps_nobody_from_claiming_what_idles(policy: str) -> None:
+    it = Prompt(pooled(1), pooled(2), pooled(3), policy=policy)
+    it.node_seen(node("n", 16, 16), seen(1, EngineState.AWAKE), seen(2, EngineState.AWAKE, gpu=1))
+    it.now += 50.0
+    it.arrives(patient("x", 1))
+    it.declares(pooled(2), pooled(3))
+    assert sleeps([*it.arrives(patient("a", 3)), *it.passes(10.0)]) == [TWO]
+
+
 def contested(policy: str) -> World:
     """m1 runs x; the requests that wait for m2 claim its memory."""
     it = world(policy)
