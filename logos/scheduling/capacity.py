@@ -119,14 +119,16 @@ class Capacity:
         self._rules.attend(endpoint)
 
     def reconsider(self) -> None:
-        """Memory or a node has come or gone: who waits is looked at again, who waits longest first."""
+        """Memory or a node has come or gone: who waits is looked at again, who waits longest first. Nobody makes room
+        while gateways may still say what runs there."""
         self._state.memory_moves += 1
         wanting = [each for each in self._state.endpoints.values() if each.is_pooled and each.wants_engines]
         for claim in list(self._state.claims.values()):
             self._claims.advance(claim)
         for endpoint in sorted(wanting, key=_waits_since):
             self._state.touch(endpoint.endpoint.id)
-        self._rules.moved()
+        if not self._state.is_reconvening:
+            self._rules.moved()
 
     def load_s(self, endpoint: EndpointState) -> float:
         """How long an engine of it takes to come: as measured, or the prior."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from logos.domain.leases import SlotLease
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place
@@ -130,6 +132,17 @@ def test_nothing_is_ended_before_gateways_have_said_what_runs_there() -> None:
     world.gateway_seen("g1", running=(("x", Place(1, "n/m1/1")),))
     assert stops(world.passes(2.1)) == []
     assert stops(world.finishes("x")) == ["n/m1/1"]
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "utilization", "ettft", "slo"])
+def test_nobody_makes_room_before_gateways_have_said_what_runs_there(policy: str) -> None:
+    world = World(pooled(1), pooled(2), policy=policy, reconvene_s=10.0)
+    sleeper = EngineSeen("n/m2/2", 2, (0,), EngineState.ASLEEP, 16 * 1024)
+    world.node_seen(node("n", 24), engine_one(EngineState.AWAKE), sleeper)
+    world.arrives(request("a", 2))
+    world.now += 6.0
+    assert world.node_seen(node("n", 24), engine_one(EngineState.AWAKE), sleeper) == []
+    assert sleeps(world.passes(15.0)) == [ENGINE]
 
 
 def test_what_nobody_uses_is_ended_once_gateways_have_introduced_themselves() -> None:
