@@ -7,7 +7,7 @@ that runs is cut. What became of engines is taken in by `engines`; which request
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from logos.domain.lifecycle import EngineState
@@ -92,7 +92,9 @@ class Capacity:
                     return None
                 continue
             if endpoint.is_contested or endpoint.endpoint.id in self._state.claims:
-                return None
+                if not self._bring_in_spite_of_claims(endpoint):
+                    return None
+                continue
             outlook = self.outlook(endpoint)
             if self._bring(endpoint, outlook):
                 continue
@@ -117,14 +119,16 @@ class Capacity:
         self._rules.attend(endpoint)
 
     def reconsider(self) -> None:
-        """Memory or a node has come or gone: who waits is looked at again, who waits longest first."""
+        """Memory or a node has come or gone: who waits is looked at again, who waits longest first. Nobody makes room
+        while gateways may still say what runs there."""
         self._state.memory_moves += 1
         wanting = [each for each in self._state.endpoints.values() if each.is_pooled and each.wants_engines]
         for claim in list(self._state.claims.values()):
             self._claims.advance(claim)
         for endpoint in sorted(wanting, key=_waits_since):
             self._state.touch(endpoint.endpoint.id)
-        self._rules.moved()
+        if not self._state.is_reconvening:
+            self._rules.moved()
 
     def load_s(self, endpoint: EndpointState) -> float:
         """How long an engine of it takes to come: as measured, or the prior."""
@@ -145,6 +149,17 @@ class Capacity:
         if self._state.now < endpoint.loading.retry_at:
             return False
         return self._bring(endpoint, Outlook(*self._room(endpoint)))
+
+    def _bring_in_spite_of_claims(self, endpoint: EndpointState) -> bool:
+        """Room has come up where nobody need make any: its own claim is over, unless all that it waits for is leaving
+        already, and what waits for a victim is served elsewhere."""
+        claim = self._state.claims.get(endpoint.endpoint.id)
+        if self._state.now < endpoint.loading.retry_at or (claim is not None and claim.is_nearly_over):
+            return False
+        outlook = Outlook(*self._room_beside_claims(endpoint))
+        if claim is not None and (outlook.sleeper is not None or outlook.fit is not None):
+            self._claims.withdraw(claim)
+        return self._bring(endpoint, outlook)
 
     def _bring(self, endpoint: EndpointState, outlook: Outlook) -> bool:
         """Wakes an engine whose GPUs have room for it again, or else loads one where it fits."""
@@ -169,11 +184,21 @@ class Capacity:
             endpoint.no_room_since = self._state.memory_moves
         return None, fit
 
-    def _sleeper(self, endpoint: EndpointState) -> Engine | None:
-        for engine in endpoint.engines.values():
-            if engine.state is EngineState.ASLEEP and self._state.nodes[engine.node_id].has_room_for(engine):
-                return engine
-        return None
+    def _room_beside_claims(self, endpoint: EndpointState) -> tuple[Engine | None, Fit | None]:
+        """The same, but not on nodes where engines of it are asked to make room: it would only be asked again."""
+        sleeper, fit = self._room(endpoint)
+        if not endpoint.is_contested or (sleeper is None and fit is None):
+            return sleeper, fit
+        contested = {engine.node_id for engine in endpoint.engines.values() if engine.claimed_by is not None}
+        nodes = [node for node in self._state.pool(endpoint) if node.node.id not in contested]
+        sleeper = self._sleeper(endpoint, without=contested)
+        return sleeper, None if sleeper is not None else self._best_fit(endpoint, nodes)
+
+    def _sleeper(self, endpoint: EndpointState, without: Collection[str] = ()) -> Engine | None:
+        """One that can wake; not on the nodes `without`."""
+        asleep = (each for each in endpoint.engines.values() if each.state is EngineState.ASLEEP)
+        found = (each for each in asleep if each.node_id not in without)
+        return next((each for each in found if self._state.nodes[each.node_id].has_room_for(each)), None)
 
     def _best_fit(self, endpoint: EndpointState, nodes: Sequence[NodeState]) -> Fit | None:
         """Where least memory would be left over; not where it failed last, if it can be helped."""
@@ -206,24 +231,29 @@ class Capacity:
         return Outlook()
 
     def _outlook_without_room(self, endpoint: EndpointState, nodes: Sequence[NodeState]) -> Outlook:
-        spec, endpoint_id = spec_of(endpoint), endpoint.endpoint.id
-        for node in nodes:
-            leaving = [each for each in node.engines.values() if each.is_leaving]
-            sleeper = next((each for each in endpoint.engines.values() if each.node_id == node.node.id), None)
-            if sleeper is not None:
-                free = node.free_mib(endpoint_id, without=[*leaving, sleeper])
-                joins = all(free.get(index, -1) >= sleeper.memory_per_gpu_mib for index in sleeper.gpu_indices)
-            else:
-                joins = node.fit(spec, endpoint_id, without=leaving) is not None
-            if joins:
-                return Outlook(memory_is_short=True, neighbour_is_idle=True)
+        joining = Outlook(memory_is_short=True, neighbour_is_idle=True)
+        if any(self._will_have_room(endpoint, node, dismissed=False) for node in nodes):
+            return joining
         options = list(self._claims.options(endpoint, _engine_id))
         if options:
             idle = any(self._is_idle(victim) for option in options for victim in option.victims)
             return Outlook(memory_is_short=True, neighbour_is_idle=idle, claimable=True)
+        if any(self._will_have_room(endpoint, node, dismissed=True) for node in nodes):
+            return joining
         if any(self._claims.is_busy(node) or node.has_stuck for node in nodes):
             return Outlook(memory_is_short=True)  # who comes now may be asked to go again, who is stuck may yet go
         return Outlook(refusal=self._memory_is_held(endpoint, nodes), memory_is_short=True)
+
+    def _will_have_room(self, endpoint: EndpointState, node: NodeState, *, dismissed: bool) -> bool:
+        """Once those have left that leave, the `dismissed` among them or not: these may take as long as they like."""
+        endpoint_id, engines = endpoint.endpoint.id, node.engines.values()
+        leaving = [each for each in engines if each.is_leaving and (dismissed or not each.is_dismissed)]
+        asleep = (each for each in endpoint.engines.values() if each.state is EngineState.ASLEEP)
+        sleeper = next((each for each in asleep if each.node_id == node.node.id), None)
+        if sleeper is None:
+            return node.fit(spec_of(endpoint), endpoint_id, without=leaving) is not None
+        free = node.free_mib(endpoint_id, without=[*leaving, sleeper])
+        return all(free.get(index, -1) >= sleeper.memory_per_gpu_mib for index in sleeper.gpu_indices)
 
     def _is_idle(self, engine: Engine) -> bool:
         place = self._transitions.place_of(engine)

@@ -19,6 +19,8 @@ from logos.scheduling.transitions import Transitions
 STRAY = LIVE | {EngineState.DRAINING, EngineState.FALLING_ASLEEP, EngineState.ASLEEP}
 # States that a node may not have heard of, or in which its answer is still awaited.
 UNANSWERED = frozenset({EngineState.LOADING, EngineState.STOPPING})
+# The state that an order was given in, by the one it led to: a node that still says so has not answered yet.
+BEFORE = {EngineState.FALLING_ASLEEP: EngineState.AWAKE, EngineState.WAKING: EngineState.ASLEEP}
 
 
 class Engines:
@@ -139,9 +141,12 @@ class Engines:
             node.drop(engine)
 
     def _seen(self, node: NodeState, seen: EngineSeen) -> None:
-        """An engine on a node that introduces itself: one of ours, or one to take over after a restart."""
+        """An engine on a node that introduces itself: one of ours, or one to take over after a restart. An order that
+        it has is decided by the answer, or by the time-out."""
         engine = self._state.engines.get(seen.engine_id)
         if engine is not None:
+            if seen.state is BEFORE.get(engine.state):
+                return
             self.changed(EngineChanged(self._state.now, seen.engine_id, seen.state))
             return
         if seen.state is EngineState.COLD:

@@ -82,6 +82,11 @@ class Engine:
         return self.state in LEAVING and not self.is_stuck
 
     @property
+    def is_dismissed(self) -> bool:
+        """Its endpoint has left the catalogue: it goes when what runs there has ended, whoever waits for that."""
+        return self.state is EngineState.DRAINING and self.claimed_by is None
+
+    @property
     def is_in_transit(self) -> bool:
         """What it holds will change before long."""
         return self.state in IN_TRANSIT and not self.is_stuck

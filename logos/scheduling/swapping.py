@@ -13,7 +13,7 @@ from typing import Protocol
 
 from logos.domain.lifecycle import EngineState
 from logos.scheduling.nodes import Engine, Fit, NodeState, Reservation
-from logos.scheduling.places import EndpointState
+from logos.scheduling.places import SERVING, EndpointState
 from logos.scheduling.state import State
 from logos.scheduling.timers import Timer
 from logos.scheduling.transitions import Transitions, spec_of
@@ -40,6 +40,11 @@ class Claim:
     @property
     def endpoint_id(self) -> int:
         return self.endpoint.endpoint.id
+
+    @property
+    def is_nearly_over(self) -> bool:
+        """All its victims have left or are leaving."""
+        return self.is_settled and not any(victim.state in SERVING for victim in self.victims)
 
 
 class SwapRules(Protocol):
@@ -138,6 +143,9 @@ class Claims:
         if not claim.endpoint.queue or claim.endpoint.is_removed or not self._is_possible(claim):
             self.withdraw(claim)
             return
+        for victim in claim.victims:
+            if victim.state is EngineState.AWAKE:
+                self._transitions.drain(victim)  # it slept, and has been woken for a request of its own
         if not claim.is_settled:
             return
         for victim in claim.victims:
@@ -263,8 +271,8 @@ class Claims:
         elif not self._transitions.is_able_to_sleep(victim) or self._transitions.can_sleep(victim):
             self._transitions.leave(victim)
         else:
-            ending = [each for each in claim.node.engines.values() if each.state is EngineState.STOPPING]
-            coming = sum(each.host_mib for each in ending if each.has_slept)
+            stopping = [each for each in claim.node.engines.values() if each.state is EngineState.STOPPING]
+            coming = sum(each.host_mib for each in stopping if each.has_slept and not each.is_stuck)
             if claim.node.host_free_mib() + coming < victim.host_mib:
                 self._transitions.stop(victim)
 

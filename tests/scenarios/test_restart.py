@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from logos.domain.leases import SlotLease
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place
+from logos.scheduling.commands import WakeEngine
 from logos.scheduling.events import EngineSeen
-from tests.scenarios.world import World, dispatched, grants, loads, node, pooled, remote, request, stops
+from tests.scenarios.world import World, dispatched, grants, loads, node, pooled, remote, request, sleeps, stops, wakes
 
+ENGINE = "n/m1/1"
 HELD = SlotLease("1-1", "g1", Place(1), 3, 9.0)
 
 
@@ -130,6 +134,17 @@ def test_nothing_is_ended_before_gateways_have_said_what_runs_there() -> None:
     assert stops(world.finishes("x")) == ["n/m1/1"]
 
 
+@pytest.mark.parametrize("policy", ["fcfs", "utilization", "ettft", "slo"])
+def test_nobody_makes_room_before_gateways_have_said_what_runs_there(policy: str) -> None:
+    world = World(pooled(1), pooled(2), policy=policy, reconvene_s=10.0)
+    sleeper = EngineSeen("n/m2/2", 2, (0,), EngineState.ASLEEP, 16 * 1024)
+    world.node_seen(node("n", 24), engine_one(EngineState.AWAKE), sleeper)
+    world.arrives(request("a", 2))
+    world.now += 6.0
+    assert world.node_seen(node("n", 24), engine_one(EngineState.AWAKE), sleeper) == []
+    assert sleeps(world.passes(15.0)) == [ENGINE]
+
+
 def test_what_nobody_uses_is_ended_once_gateways_have_introduced_themselves() -> None:
     world = World(pooled(1), reconvene_s=2.0)
     world.node_seen(node("n", 24), EngineSeen("n/m1/1", 1, (0,), EngineState.AWAKE, 16 * 1024))
@@ -142,3 +157,42 @@ def test_an_engine_that_has_slept_before_a_restart_still_takes_host_memory() -> 
     world.node_seen(node("n", 24), EngineSeen("n/m1/1", 1, (0,), EngineState.AWAKE, 16 * 1024, has_slept=True))
     [seen] = world.scheduler.summary()["nodes"]
     assert seen["host_taken_mib"] == 16 * 1024
+
+
+# A node introduces itself again while the answer to an order is on its way.
+
+
+def test_an_engine_that_was_told_to_sleep_gets_nothing_though_its_node_still_says_awake() -> None:
+    world = told_to_sleep()
+    assert world.node_seen(node("n", 24), engine_one(EngineState.AWAKE)) == []
+    assert dispatched(world.arrives(request("b"))) == []
+    assert world.asleep(ENGINE) == [WakeEngine(ENGINE)]
+    assert dispatched(world.awake(ENGINE, 1.0)) == ["b"]
+
+
+def test_an_engine_that_was_told_to_wake_holds_its_memory_though_its_node_still_says_asleep() -> None:
+    world = World(pooled(1), pooled(2), policy="fcfs")
+    world.node_seen(node("n", 24), engine_one(EngineState.ASLEEP))
+    assert wakes(world.arrives(request("a"))) == [ENGINE]
+    world.leaves("a")
+    assert world.node_seen(node("n", 24), engine_one(EngineState.ASLEEP)) == []
+    assert world.awake(ENGINE, 1.0) == []
+    assert loads(world.arrives(request("b", 2))) == []
+    assert world.states() == {ENGINE: "falling_asleep"}
+
+
+def test_an_engine_whose_node_has_lost_the_order_to_sleep_is_ended_by_its_time_out() -> None:
+    world = told_to_sleep()
+    world.node_seen(node("n", 24), engine_one(EngineState.AWAKE))
+    assert stops(world.passes(60.0)) == [ENGINE]
+
+
+def told_to_sleep() -> World:
+    world = World(pooled(1), policy="ettft", reconvene_s=1.0)
+    world.node_seen(node("n", 24), engine_one(EngineState.AWAKE))
+    assert sleeps(world.passes(125.0)) == [ENGINE]
+    return world
+
+
+def engine_one(state: EngineState) -> EngineSeen:
+    return EngineSeen(ENGINE, 1, (0,), state, 16 * 1024)

@@ -1,0 +1,121 @@
+"""What becomes of a claim when the world changes under it: its victims wake, room appears elsewhere, engines hang."""
+
+from __future__ import annotations
+
+import pytest
+
+from logos.domain.lifecycle import EngineState
+from logos.scheduling.events import EngineSeen
+from tests.scenarios.contested import GIB, ONE, THREE, TWO, Prompt, patient, world
+from tests.scenarios.world import World, dispatched, loads, node, pooled, sleeps, stops, wakes
+
+POLICIES = ["fcfs", "utilization", "ettft", "slo"]
+
+
+def seen(endpoint_id: int, state: EngineState, gib: int = 16, gpu: int = 0) -> EngineSeen:
+    return EngineSeen(f"n/m{endpoint_id}/9{endpoint_id}", endpoint_id, (gpu,), state, gib * GIB)
+
+
+# A victim that slept wakes before the claim is settled.
+
+
+def test_a_victim_that_woke_for_a_request_of_its_own_makes_room_too() -> None:
+    it = Prompt(pooled(1, gib=8, residue_gib=1), pooled(2, gib=10), pooled(3, gib=24), policy="slo")
+    it.node_seen(node("n", 24), seen(1, EngineState.ASLEEP, 8), seen(2, EngineState.AWAKE, 10))
+    it.now += 100.0
+    it.arrives(patient("x", 2))
+    it.arrives(patient("large", 3))
+    assert wakes(it.arrives(patient("small", 1))) == [ONE]
+    assert dispatched(it.awake(ONE, 1.0)) == ["small"]
+    it.finishes("small")
+    it.finishes("x")
+    it.passes(90.0)
+    assert it.states() == {ONE: "stopping", TWO: "stopping"}
+    it.cold(ONE)
+    assert [each.endpoint_id for each in loads(it.cold(TWO))] == [3]
+
+
+# Room appears elsewhere.
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_who_waits_for_a_victim_comes_at_once_where_a_node_has_joined(policy: str) -> None:
+    it = contested(policy)
+    assert [(each.endpoint_id, each.node_id) for each in loads(it.node_seen(node("n2", 24)))] == [(2, "n2")]
+    assert it.states()[ONE] == "awake"
+    assert it.scheduler.summary()["claims"] == []
+
+
+def test_what_waits_for_a_victim_is_served_where_a_node_has_joined() -> None:
+    it = World(pooled(1), pooled(2, gib=24), policy="fcfs")
+    it.node_seen(node("n", 24), seen(1, EngineState.AWAKE))
+    it.arrive(patient("x", 1), patient("a", 2), patient("late", 1))
+    [load] = loads(it.node_seen(node("n2", 16)))
+    assert (load.endpoint_id, load.node_id) == (1, "n2")
+    assert dispatched(it.awake(load.engine_id)) == ["late"]
+    assert it.states()[ONE] == "draining"
+
+
+def test_a_victim_serves_on_when_its_claimant_has_found_room_elsewhere() -> None:
+    it = contested("fcfs")
+    it.now += 1.0
+    it.arrives(patient("late", 1))
+    assert dispatched(it.node_seen(node("n2", 24))) == ["late"]
+
+
+def test_a_swap_that_is_nearly_over_is_not_given_up_for_a_load() -> None:
+    it = contested("fcfs")
+    assert sleeps(it.finishes("x")) == [ONE]
+    assert loads(it.node_seen(node("n2", 24))) == []
+    assert wakes(it.asleep(ONE)) == [TWO]
+
+
+def test_what_waits_for_a_victim_is_not_loaded_beside_it() -> None:
+    it = Prompt(pooled(1), pooled(2, gpus=2, gib=32), policy="slo")
+    it.node_seen(node("n", 24, 24), seen(1, EngineState.AWAKE))
+    it.now += 100.0
+    it.arrive(*(patient(f"x{each}", 1, output_tokens_max=5000) for each in range(4)), patient("large", 2))
+    assert loads(it.arrives(patient("y", 1))) == []
+    assert it.states() == {ONE: "draining"}
+
+
+# What holds memory and does not give it back.
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_engine_of_its_own_that_hangs_keeps_nobody_from_claiming_what_idles(policy: str) -> None:
+    it = Prompt(pooled(1), pooled(2), pooled(3), policy=policy, stop_timeout_s=30.0)
+    it.node_seen(node("n", 16, 16), seen(1, EngineState.AWAKE), seen(3, EngineState.STOPPING, gpu=1))
+    it.passes(40.0)
+    assert sleeps([*it.arrives(patient("b", 3)), *it.passes(10.0)]) == [ONE]
+
+
+def test_host_ram_of_an_engine_that_hangs_is_not_waited_for() -> None:
+    it = Prompt(*(pooled(each) for each in (1, 2, 3)), pooled(4, gib=32), policy="fcfs", stop_timeout_s=30.0)
+    falls = seen(1, EngineState.FALLING_ASLEEP)
+    it.node_seen(node("n", 32, host_gib=40), falls, seen(2, EngineState.ASLEEP), seen(3, EngineState.AWAKE))
+    it.now += 1.0
+    it.asleep(ONE)
+    assert stops(it.arrives(patient("a", 4))) == [TWO]
+    assert it.states()[THREE] == "draining"
+    assert THREE in stops(it.passes(35.0))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_who_leaves_the_catalogue_and_runs_on_keeps_nobody_from_claiming_what_idles(policy: str) -> None:
+    it = Prompt(pooled(1), pooled(2), pooled(3), policy=policy)
+    it.node_seen(node("n", 16, 16), seen(1, EngineState.AWAKE), seen(2, EngineState.AWAKE, gpu=1))
+    it.now += 50.0
+    it.arrives(patient("x", 1))
+    it.declares(pooled(2), pooled(3))
+    assert sleeps([*it.arrives(patient("a", 3)), *it.passes(10.0)]) == [TWO]
+
+
+def contested(policy: str) -> World:
+    """m1 runs x; the requests that wait for m2 claim its memory."""
+    it = world(policy)
+    it.now += 100.0
+    it.arrives(patient("x", 1))
+    it.arrive(*(patient(f"a{each}", 2) for each in range(3)))
+    assert it.states()[ONE] == "draining"
+    return it
