@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from logos.domain.nouns import Mode, Priority
 from tests.scenarios.world import World, dispatched, grants, rejected, rejects, remote, request, revokes
 
@@ -26,6 +28,15 @@ def test_the_more_urgent_goes_first_and_batch_goes_last() -> None:
         request("high", priority=Priority.HIGH),
     )
     assert served(world, "running") == ["high", "mid", "low", "batch"]
+
+
+@pytest.mark.parametrize("policy", ["ettft", "slo"])
+def test_the_more_urgent_goes_first_however_many_wait(policy: str) -> None:
+    world = World(remote(1, parallel=1), policy=policy)
+    world.arrives(request("running"))
+    world.arrive(*(request(f"mid-{each}", key=1, queue_timeout_s=3600.0) for each in range(200)))
+    world.arrives(request("high", key=2, priority=Priority.HIGH, queue_timeout_s=3600.0))
+    assert dispatched(world.finishes("running")) == ["high"]
 
 
 def test_keys_share_an_endpoint_evenly_whoever_sends_more() -> None:

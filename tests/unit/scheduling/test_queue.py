@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -72,8 +74,58 @@ def test_who_waits_alone_lines_up_with_whoever_comes(kind: type[FairQueue[Job]],
         queue.push(name, Job(name), rank=0, flow=flow, cost=1, overtakes=1, deadline=deadline)
         assert queue.oldest() == Job("alone")
         assert queue.may_go("alone")
+    queue.pop("urgent")
+    assert queue.may_go("alone")
     assert not queue.may_go("late")  # it would be the second to overtake
+    assert drained(queue) == ["alone", "late"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "order"), [(FairQueue, ["alone", "urgent", "late"]), (DeadlineQueue, ["urgent", "alone", "late"])]
+)
+def test_who_waited_alone_has_its_turn_in_the_order(kind: type[FairQueue[Job]], order: list[str]) -> None:
+    queue = kind()
+    for name, flow, deadline in (("alone", 1, 9.0), ("urgent", 2, 1.0), ("late", 3, 10.0)):
+        queue.push(name, Job(name), rank=0, flow=flow, cost=1, overtakes=1, deadline=deadline)
     assert drained(queue) == order
+
+
+@pytest.mark.parametrize("kind", [FairQueue, DeadlineQueue])
+def test_however_many_wait_the_urgent_go_first_until_the_bound_is_reached(kind: type[FairQueue[Job]]) -> None:
+    queue = kind()
+    for each in range(200):
+        queue.push(f"mid{each}", Job(f"mid{each}"), rank=50, flow=1, cost=1, overtakes=3, deadline=60.0 + each)
+    for each in range(5):
+        queue.push(f"high{each}", Job(f"high{each}"), rank=0, flow=2, cost=1, overtakes=1, deadline=30.0 + each)
+    # Once three have gone before the oldest, all that wait have been overtaken as often and go in turn.
+    assert drained(queue) == [
+        *(f"high{each}" for each in range(3)),
+        *(f"mid{each}" for each in range(200)),
+        *(f"high{each}" for each in (3, 4)),
+    ]
+
+
+def test_a_new_key_waits_for_one_turn_of_another_and_not_for_all_that_it_sent() -> None:
+    queue = pushed(*((f"a{each}", 0, 1, 10, 32) for each in range(1000)), ("b", 0, 2, 10, 32))
+    queue.pop("a0")
+    assert drained(queue)[:2] == ["b", "a1"]
+
+
+def test_who_leaves_without_being_served_has_overtaken_nobody() -> None:
+    queue = pushed(("old", 9, 1, 1, 1), ("gone", 0, 1, 1, 9), ("first", 0, 1, 1, 9), ("second", 0, 1, 1, 9))
+    queue.remove("gone")
+    assert drained(queue) == ["first", "old", "second"]
+
+
+def test_when_the_oldest_leaves_what_has_overtaken_the_next_is_still_known() -> None:
+    queue = pushed(("a", 9, 1, 1, 2), ("x", 0, 1, 1, 9), ("y", 8, 1, 1, 3), ("b", 9, 1, 1, 2), ("z", 0, 1, 1, 9))
+    queue.pop("x")  # overtakes a
+    queue.pop("z")  # overtakes a, y and b
+    queue.remove("a")
+    for name in ("more", "still more"):
+        queue.push(name, Job(name), rank=0, flow=1, cost=1, overtakes=9)
+    # After one more b has been overtaken twice, but y, which is older, not three times.
+    assert drained(queue) == ["more", "b", "y", "still more"]
 
 
 @pytest.mark.parametrize("kind", [FairQueue, DeadlineQueue])
@@ -100,49 +152,73 @@ def test_memory_follows_what_waits_and_not_what_has_been() -> None:
     queue.push("stays", Job("stays"), rank=9, flow=0, cost=1, overtakes=10**9)
     for each in range(5000):
         queue.push(f"j{each}", Job(f"j{each}"), rank=each % 3, flow=each, cost=1, overtakes=10**9)
+        gone = queue._waiting[f"j{each}"]
         (queue.remove if each % 2 else queue.pop)(f"j{each}")
+        assert gone.before is gone.after is None
     assert len(queue._order) <= 2 + SLACK
-    assert len(queue._bounds) <= 2 + SLACK
+    assert (queue._line._youngest, len(queue._line._oldest)) == (queue._waiting["stays"], 1)
+    assert queue._waiting["stays"].after is None
     assert all(len(shares.finish) <= 2 + SLACK for shares in queue._shares.values())
 
 
 JOBS = st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 9), st.integers(0, 3))
 # More arrive than leave, so that lines form.
-STEPS = st.lists(st.one_of(JOBS, JOBS, JOBS, st.just("pop"), st.just("pop"), st.just("remove")), max_size=60)
+STEPS = st.lists(st.one_of(JOBS, JOBS, JOBS, st.sampled_from(["pop", "pop", "pop any", "remove"])), max_size=60)
 QUICK_TO_FAIL = settings(max_examples=200, phases=[each for each in Phase if each is not Phase.explain])
+
+
+def check_bound_and_order(kind: type[FairQueue[Job]], steps: Sequence[object], chance: Random) -> None:
+    """Nobody is overtaken more often than it may, and until then a queue without bounds would choose the same."""
+    queue, unbounded = kind(), kind()
+    left: dict[str, int] = {}  # who waits, oldest first -> how often it may still be overtaken
+    for arrival, step in enumerate(steps):
+        names = list(left)
+        if isinstance(step, tuple):
+            rank, flow, cost, overtakes = step
+            job = Job(f"j{arrival}")
+            for each, bound in ((queue, overtakes), (unbounded, 10**9)):
+                each.push(job.name, job, rank=rank, flow=flow, cost=cost, overtakes=bound, deadline=float(cost))
+            left[job.name] = overtakes
+        elif names and step == "remove":
+            gone = chance.choice(names)
+            queue.remove(gone)
+            unbounded.remove(gone)
+            del left[gone]
+        elif names:
+            spent = next((name for name in names if left[name] == 0), names[-1])
+            free = names[: names.index(spent) + 1]
+            assert [name for name in names if queue.may_go(name)] == free
+            head, first = queue.peek(), unbounded.peek()
+            assert first is not None
+            assert head == (first if first.name in free else Job(spent))
+            chosen = head.name if step == "pop" else chance.choice(free)
+            queue.pop(chosen)
+            unbounded.pop(chosen)
+            del left[chosen]
+            for name in names[: names.index(chosen)]:
+                left[name] -= 1
+                assert left[name] >= 0, (name, chosen)
+        assert list(queue) == [Job(name) for name in left]
 
 
 @pytest.mark.parametrize("kind", [FairQueue, DeadlineQueue])
 @QUICK_TO_FAIL
 @given(STEPS, st.randoms(use_true_random=False))
-def test_nobody_is_overtaken_by_more_than_the_bound(
-    kind: type[FairQueue[Job]], steps: list[object], chance: object
+def test_nobody_is_overtaken_more_often_than_it_may_and_else_the_order_alone_decides(
+    kind: type[FairQueue[Job]], steps: list[object], chance: Random
 ) -> None:
-    queue = kind()
-    waiting: dict[str, tuple[int, int]] = {}  # name -> (arrival, K)
-    overtaken: dict[str, int] = {}
-    for arrival, step in enumerate(steps):
-        if isinstance(step, tuple):
-            rank, flow, cost, overtakes = step
-            name = f"j{arrival}"
-            deadline = float(cost)
-            queue.push(name, Job(name), rank=rank, flow=flow, cost=cost, overtakes=overtakes, deadline=deadline)
-            waiting[name] = (arrival, overtakes)
-            overtaken[name] = 0
-        elif waiting and step == "remove":
-            gone = chance.choice(sorted(waiting))  # type: ignore[attr-defined]  # hypothesis types it as object
-            queue.remove(gone)
-            del waiting[gone]
-        elif waiting:
-            job = queue.peek()
-            assert job is not None
-            queue.pop(job.name)
-            chosen_at, _ = waiting.pop(job.name)
-            for name, (arrived, overtakes) in waiting.items():
-                if arrived < chosen_at:
-                    overtaken[name] += 1
-                    assert overtaken[name] <= overtakes, (name, job.name)
-        assert len(queue) == len(waiting)
+    check_bound_and_order(kind, steps, chance)
+
+
+@pytest.mark.parametrize("kind", [FairQueue, DeadlineQueue])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_bound_holds_in_long_lines_too(kind: type[FairQueue[Job]], seed: int) -> None:
+    chance = Random(seed)
+    steps: list[object] = []
+    for _ in range(1_500):
+        job = (chance.randrange(4), chance.randrange(4), chance.randrange(9), chance.choice([0, 2, 5, 9, 20]))
+        steps.append(chance.choice([job, job, job, "pop", "pop any", "remove"] if len(steps) < 1_000 else ["pop", job]))
+    check_bound_and_order(kind, steps, chance)
 
 
 @given(STEPS)
