@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from logos.scheduling.marginal_swaps import CONVEXITY, Stakes
+from logos.scheduling.marginal_swaps import CONVEXITY, Line, Stakes
 from logos.scheduling.nodes import NodeState
 from tests.scenarios.world import node
 
@@ -14,7 +14,8 @@ STAKES = Stakes(
     group=(),
     serving=(),
     node=NodeState(node("n", 24)),
-    pressure=4.0,
+    claimants=Line(4.0, 6.0),
+    gone=Line(0.0, 0.0),
     drain_s=10.0,
     gone_s=13.0,
     covered_s=0.0,
@@ -23,7 +24,6 @@ STAKES = Stakes(
     takes_s=8.0,
     unserved_s=12.0,
     patience_s=48.0,
-    waited_s=6.0,
 )
 
 
@@ -46,7 +46,7 @@ def slope(waited_s: float) -> float:
 
 
 def test_a_second_costs_claimants_that_have_just_come_the_slope_at_what_they_will_have_waited() -> None:
-    assert replace(STAKES, waited_s=0.0).cost_per_s == pytest.approx(4.0 * slope(13.0 + 2.0))
+    assert replace(STAKES, claimants=Line(4.0, 0.0)).cost_per_s == pytest.approx(4.0 * slope(13.0 + 2.0))
 
 
 def test_of_waits_that_differ_the_long_ones_count_for_more() -> None:
@@ -57,5 +57,10 @@ def test_of_waits_that_differ_the_long_ones_count_for_more() -> None:
 
 
 def test_it_costs_more_the_longer_they_have_waited_and_the_more_they_are() -> None:
-    assert replace(STAKES, waited_s=20.0).cost_per_s > STAKES.cost_per_s
-    assert replace(STAKES, pressure=8.0).cost_per_s == pytest.approx(2.0 * STAKES.cost_per_s)
+    assert replace(STAKES, claimants=Line(4.0, 20.0)).cost_per_s > STAKES.cost_per_s
+    assert replace(STAKES, claimants=Line(8.0, 6.0)).cost_per_s == pytest.approx(2.0 * STAKES.cost_per_s)
+
+
+def test_who_waits_for_victims_that_have_left_waits_to_the_end_of_the_claimants_turn() -> None:
+    behind = replace(STAKES, gone=Line(2.0, 0.0))
+    assert behind.cost_per_s == pytest.approx(STAKES.cost_per_s + 2.0 * slope(30.0))
