@@ -103,11 +103,11 @@ class Capacity:
             return outlook.refusal
 
     def attend(self, endpoint: EndpointState) -> None:
-        """What its engines do about it: claims go on, what has drained leaves, of a removed endpoint everything.
-        Nothing while gateways may still say what runs there."""
+        """What its engines do about it: claims go on, what has drained leaves, of an endpoint that is removed or not
+        pooled any more everything. Nothing while gateways may still say what runs there."""
         if self._state.is_reconvening:
             return
-        if endpoint.is_removed and self._state.has_catalogue:
+        if self._state.has_catalogue and (endpoint.is_removed or not endpoint.is_pooled):
             self._dismiss(endpoint)
             return
         for claim in self._claims.concerning(endpoint):
@@ -117,6 +117,11 @@ class Capacity:
                 if engine.claimed_by is None:
                     self._transitions.reopen(engine)  # its endpoint had left the catalogue, and is back
         self._rules.attend(endpoint)
+
+    def withdraw_claims(self, endpoint: EndpointState) -> None:
+        """It claims nothing more, and nobody claims its engines."""
+        for claim in self._claims.concerning(endpoint):
+            self._claims.withdraw(claim)
 
     def reconsider(self) -> None:
         """Memory or a node has come or gone: who waits is looked at again, who waits longest first. Nobody makes room
@@ -208,9 +213,8 @@ class Capacity:
         return min(fits, key=lambda fit: (fit.node_id == failed_at, fit.left_mib), default=None)
 
     def _dismiss(self, endpoint: EndpointState) -> None:
-        """The endpoint has left the catalogue: what still runs ends, then its engines do."""
-        for claim in self._claims.concerning(endpoint):
-            self._claims.withdraw(claim)
+        """No engines are wanted there any more: what still runs ends, then they do."""
+        self.withdraw_claims(endpoint)
         for engine in list(endpoint.engines.values()):
             if engine.state in {EngineState.ASLEEP, EngineState.LOADING}:
                 self._transitions.stop(engine)

@@ -57,6 +57,7 @@ class Endpoints:
         state = self._state
         if not known.is_removed and known.is_pooled != (endpoint.engine is not None):
             self._remove(known)  # what was a remote place is none of a pool's, and the other way round
+            self._capacity.withdraw_claims(known)
         if known.endpoint.engine is None and endpoint.engine is not None:
             for engine in known.engines.values():  # taken over before anybody had said what such engines keep
                 engine.residue_per_gpu_mib = endpoint.engine.residue_per_gpu_mib

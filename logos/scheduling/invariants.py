@@ -147,4 +147,5 @@ def _check_claims(state: State) -> None:
         if engine.claimed_by is not None:
             assert engine in state.claims[engine.claimed_by].victims, engine
         elif engine.state is EngineState.DRAINING:
-            assert state.endpoints[engine.endpoint_id].is_removed, f"{engine.engine_id} drains for nobody"
+            owner = state.endpoints[engine.endpoint_id]
+            assert owner.is_removed or not owner.is_pooled, f"{engine.engine_id} drains for nobody"

@@ -83,7 +83,7 @@ class Engine:
 
     @property
     def is_dismissed(self) -> bool:
-        """Its endpoint has left the catalogue: it goes when what runs there has ended, whoever waits for that."""
+        """No engines are wanted at its endpoint any more: it goes when what runs there has ended."""
         return self.state is EngineState.DRAINING and self.claimed_by is None
 
     @property
