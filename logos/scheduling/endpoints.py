@@ -46,12 +46,18 @@ class Endpoints:
             if self._state.has_catalogue:
                 self._state.service.forget(endpoint.endpoint.id)
                 self._state.predictor.forget(endpoint.endpoint.id)
+                self._forget_model_if_over(endpoint.endpoint.model_id)
 
     def drop_idle_places(self, endpoint: EndpointState) -> None:
         """Places of engines that are gone, once nothing runs there."""
         for place in list(endpoint.closed.values()):
             if place.is_idle and place.place.engine_id not in endpoint.engines:
                 endpoint.drop_place(place)
+
+    def _forget_model_if_over(self, model_id: int) -> None:
+        """What is known of its answers is of no use once nobody serves it."""
+        if all(each.endpoint.model_id != model_id for each in self._state.endpoints.values()):
+            self._state.predictor.answers.forget_model(model_id)
 
     def _declare(self, known: EndpointState, endpoint: Endpoint) -> None:
         state = self._state

@@ -114,6 +114,8 @@ class NodeState:
     node: Node
     engines: dict[str, Engine] = field(default_factory=dict)
     reserved: dict[int, Reservation] = field(default_factory=dict)  # by the endpoint that will come
+    idle_since: float | None = None  # when it was first seen that nothing runs there
+    is_released: bool = False  # it has been given back and will be gone: nothing more comes there
     # Worked out when asked for.
     _beside: dict[str, tuple[Engine, ...]] = field(default_factory=dict)
     _unheld_mib: dict[int, int] | None = None
@@ -192,6 +194,8 @@ class NodeState:
 
     def has_room_for(self, engine: Engine) -> bool:
         """Whether this sleeping engine could wake on its GPUs now."""
+        if self.is_released:
+            return False
         free = self.free_mib(engine.endpoint_id, without=(engine,))
         return all(free.get(index, -1) >= engine.memory_per_gpu_mib for index in engine.gpu_indices)
 

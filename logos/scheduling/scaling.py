@@ -6,6 +6,9 @@ Each is off where the settings say 0. Which engine runs where is decided elsewhe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from logos.scheduling.commands import ReleaseNode, RequestNodes
 from logos.scheduling.nodes import NodeState
 from logos.scheduling.places import EndpointState
@@ -21,9 +24,7 @@ class Scaling:
         self._state = state
         self._transitions = transitions
         self._asked_at: dict[int, float] = {}  # by endpoint
-        self._idle_since: dict[str, float] = {}  # by node
-        self._released: set[str] = set()
-        self._timer: Timer | None = None
+        self._timers: dict[int | str, Timer] = {}  # by endpoint, or by node
 
     def attend(self, endpoint: EndpointState) -> None:
         """Something changed at a pooled endpoint."""
@@ -42,7 +43,7 @@ class Scaling:
         due = oldest.arrived_at + state.settings.request_nodes_after_s
         due = max(due, self._asked_at.get(endpoint_id, float("-inf")) + state.settings.request_nodes_interval_s)
         if state.now < due:
-            self._look_again(due, endpoint_id)
+            self._look_again(due, endpoint_id, partial(self._endpoint_due, endpoint_id))
             return
         self._asked_at[endpoint_id] = state.now
         spec, waiting = spec_of(endpoint), len(endpoint.queue)
@@ -51,18 +52,20 @@ class Scaling:
 
     def _release_if_idle(self, node: NodeState) -> None:
         state, node_id = self._state, node.node.id
-        if any(not self._is_idle(engine_id) for engine_id in node.engines) or node.reserved:
-            self._idle_since.pop(node_id, None)
+        if not all(self._is_idle(engine_id) for engine_id in node.engines) or self._is_claimed(node):
+            node.idle_since = None
             return
-        since = self._idle_since.setdefault(node_id, state.now)
-        at = since + state.settings.release_node_after_s
+        if node.idle_since is None:
+            node.idle_since = state.now
+        at = node.idle_since + state.settings.release_node_after_s
         if state.now < at:
-            endpoint_id = next((engine.endpoint_id for engine in node.engines.values()), None)
-            if endpoint_id is not None:
-                self._look_again(at, endpoint_id)
-        elif node_id not in self._released and self._is_spare(node):
-            self._released.add(node_id)
+            self._look_again(at, node_id, partial(self._node_due, node_id))
+        elif self._is_spare(node):
+            node.is_released = True
             state.commands.append(ReleaseNode(node_id))
+
+    def _is_claimed(self, node: NodeState) -> bool:
+        return any(claim.node is node for claim in self._state.claims.values())
 
     def _is_idle(self, engine_id: str) -> bool:
         engine = self._state.engines[engine_id]
@@ -73,15 +76,21 @@ class Scaling:
     def _is_spare(self, node: NodeState) -> bool:
         """Not the last one of its pool."""
         others = [each for each in self._state.nodes.values() if each.node.provider_id == node.node.provider_id]
-        return sum(each.node.id not in self._released for each in others) > 1
+        return sum(not each.is_released for each in others) > 1
 
-    def _due(self, endpoint_id: int) -> None:
+    def _endpoint_due(self, endpoint_id: int) -> None:
         """Looked at without touching it: nothing has changed there."""
         endpoint = self._state.endpoints.get(endpoint_id)
         if endpoint is not None and endpoint.is_pooled:
             self.attend(endpoint)
 
-    def _look_again(self, at: float, endpoint_id: int) -> None:
-        if self._timer is None or not self._timer.is_pending or self._timer.at > at:
-            self._state.timers.cancel(self._timer)
-            self._timer = self._state.timers.add(at, lambda: self._due(endpoint_id))
+    def _node_due(self, node_id: str) -> None:
+        node = self._state.nodes.get(node_id)
+        if node is not None and not node.is_released:
+            self._release_if_idle(node)
+
+    def _look_again(self, at: float, who: int | str, action: Callable[[], None]) -> None:
+        timer = self._timers.get(who)
+        if timer is None or not timer.is_pending or timer.at > at:
+            self._state.timers.cancel(timer)
+            self._timers[who] = self._state.timers.add(at, action)

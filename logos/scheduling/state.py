@@ -221,9 +221,9 @@ class State:
     # Engines.
 
     def pool(self, endpoint: EndpointState) -> list[NodeState]:
-        """The nodes on which its engines may run."""
+        """The nodes on which its engines may come."""
         provider_id = endpoint.endpoint.provider_id
-        return [node for node in self.nodes.values() if node.node.provider_id == provider_id]
+        return [node for node in self.nodes.values() if node.node.provider_id == provider_id and not node.is_released]
 
     def enter(self, engine: Engine) -> None:
         """An engine has become known."""

@@ -89,8 +89,7 @@ class Transitions:
         engine.has_slept = True
         self._state.engine_state(engine, EngineState.FALLING_ASLEEP)
         self._state.commands.append(SleepEngine(engine.engine_id))
-        at = self._overdue_at(engine, Transition.SLEEP, self._state.settings.sleep_timeout_s)
-        engine.timer = self._state.timers.add(at, lambda: self.stop(engine))
+        self.expect(engine)
 
     def can_sleep(self, engine: Engine) -> bool:
         """Whether its model, its node and the host RAM there allow it to sleep now."""
@@ -147,7 +146,11 @@ class Transitions:
         return endpoint.places.get(Place(engine.endpoint_id, engine.engine_id))
 
     def expect(self, engine: Engine) -> None:
-        """An engine that is on its way for too long is ended."""
+        """An engine that is on its way for too long is ended; one that will not sleep says nothing of loading."""
+        if engine.state is EngineState.FALLING_ASLEEP:
+            at = self._overdue_at(engine, Transition.SLEEP, self._state.settings.sleep_timeout_s)
+            engine.timer = self._state.timers.add(at, lambda: self.stop(engine))
+            return
         kind = Transition.WAKE if engine.state is EngineState.WAKING else Transition.LOAD
         at = self._overdue_at(engine, kind, self._state.settings.load_timeout_s)
         engine.timer = self._state.timers.add(at, lambda: self.give_up(engine, "it took too long"))

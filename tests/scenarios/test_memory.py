@@ -19,10 +19,13 @@ def seen(endpoint_id: int, state: EngineState, gib: int = 16, gpus: tuple[int, .
     return EngineSeen(f"n/m{endpoint_id}/9{endpoint_id}", endpoint_id, gpus, state, gib * GIB)
 
 
-def world(there: Node, endpoints: tuple[Endpoint, ...], *engines: EngineSeen, policy: str = "fcfs") -> World:
+def world(
+    there: Node, endpoints: tuple[Endpoint, ...], *engines: EngineSeen, policy: str = "fcfs", ago_s: float = 100.0
+) -> World:
+    """The node and its engines introduced themselves so long ago."""
     made = World(*endpoints, policy=policy)
     made.node_seen(there, *engines)
-    made.now += 100.0
+    made.now += ago_s
     return made
 
 
@@ -180,6 +183,7 @@ def test_when_host_ram_is_full_who_has_slept_longest_goes_to_disk_and_the_victim
         seen(1, EngineState.FALLING_ASLEEP),
         seen(2, ASLEEP),
         seen(3, AWAKE),
+        ago_s=10.0,
     )
     it.asleep(ONE)
     assert it.arrives(patient("a", 4)) == [StopEngine(TWO)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from logos.domain.errors import InvalidDeclaration
@@ -320,3 +322,20 @@ def test_what_an_engine_had_computed_before_it_slept_draws_nobody_to_it() -> Non
         world.finishes(f"b{each}")
     assert world.endpoint(1)["running"] == 1  # at the first
     assert dispatches(world.arrives(request("c", **prompt))) == [("c", second)]
+
+
+def test_the_answers_of_a_model_are_forgotten_with_its_last_endpoint() -> None:
+    def models(world: World) -> set[int]:
+        return {each.model_id for each in world.scheduler.learned().predictor.answers}
+
+    again = dataclasses.replace(remote(3), model_id=1)
+    world = World(remote(1), remote(2), again, lease_ttl_s=0.0)
+    world.arrive(request("a", 1), request("b", 2))
+    world.finishes("a")
+    assert models(world) == {1}
+    world.declares(remote(2), again)
+    assert models(world) == {1}
+    world.declares(remote(2), version=3)
+    assert models(world) == set()
+    world.finishes("b")
+    assert models(world) == {2}

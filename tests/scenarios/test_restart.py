@@ -119,6 +119,15 @@ def test_an_engine_that_was_loading_is_waited_for() -> None:
     assert dispatched(world.awake("n/m1/7")) == ["a"]
 
 
+def test_an_engine_that_was_falling_asleep_is_ended_when_that_is_overdue_and_loaded_again_when_wanted() -> None:
+    world = World(pooled(1), epoch=2, sleep_timeout_s=20.0, load_tries_max=1)
+    world.node_seen(node("n", 24), EngineSeen("n/m1/7", 1, (0,), EngineState.FALLING_ASLEEP, 16 * 1024))
+    assert stops(world.passes(19.9)) == []
+    assert stops(world.passes(0.2)) == ["n/m1/7"]
+    world.cold("n/m1/7")
+    assert len(loads(world.arrives(request("a")))) == 1
+
+
 def test_engine_ids_of_before_the_restart_are_not_used_again() -> None:
     world = World(pooled(1, gib=8, replicas=(2, 2)), epoch=2)
     [load] = loads(world.node_seen(node("n", 24), EngineSeen("n/m1/1", 1, (0,), EngineState.AWAKE, 8 * 1024)))
