@@ -25,6 +25,9 @@ _EVENTS: dict[str, type] = {kind.__name__: kind for kind in get_args(events.Even
 _COMMANDS: dict[str, type] = {kind.__name__: kind for kind in get_args(commands.Command)}
 _encode = msgspec.json.Encoder().encode
 
+# What a line raises that is no journal's: no JSON or UTF-8, other shapes, other names, nested without end.
+UNREADABLE = (msgspec.DecodeError, KeyError, TypeError, ValueError, RecursionError)
+
 FILE_BYTES_MAX = 64 * 1024 * 1024
 FILES_MAX = 4
 
@@ -61,7 +64,7 @@ def decode_opening(line: bytes) -> JournalOpening:
         version = found["contract_version"]
         if version == CONTRACT_VERSION:
             return msgspec.convert(found["opening"], JournalOpening)
-    except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise InvalidDeclaration(f"line 1 does not open a journal: {error}") from None
     raise InvalidDeclaration(f"the journal has contract version {version}, this program speaks {CONTRACT_VERSION}")
 
@@ -73,7 +76,7 @@ def decode_entry(line: bytes, number: int) -> tuple[Event, list[Command]]:
         name, body = found["event"]
         event: Event = msgspec.convert(body, _EVENTS[name])
         caused: list[Command] = [msgspec.convert(body, _COMMANDS[name]) for name, body in found["commands"]]
-    except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise InvalidDeclaration(f"line {number} is not a journal entry: {error}") from None
     return event, caused
 

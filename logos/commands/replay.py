@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from logos.commands.numbers import POSITIVE
 from logos.domain.errors import InvalidWorkload
 
 if TYPE_CHECKING:
@@ -41,14 +42,14 @@ class BadInput(click.ClickException):
 @click.option("--workload", "named", type=click.Path(dir_okay=False, path_type=Path), hidden=True)
 @click.option("--api-base", envvar="LOGOS_API_BASE", default=API_BASE, show_default=True, metavar="URL")
 @click.option("--logos-key", envvar="LOGOS_KEY", default=None, metavar="KEY", help="or LOGOS_KEY")
-@click.option("--latency-slo-ms", type=click.FloatRange(min=0, min_open=True), default=10_000.0, show_default=True,
+@click.option("--latency-slo-ms", type=POSITIVE, default=10_000.0, show_default=True,
               help="whole answer within so long: what attainment is counted by")  # fmt: skip
 @click.option("--declare-slo", is_flag=True, help="also tell the server, which then schedules for it")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.csv",
               help="writes FILE_summary.csv, FILE_detailed.csv, FILE_*.png  [default: in replay-results/]")  # fmt: skip
-@click.option("--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+@click.option("--speed", type=POSITIVE, default=1.0, show_default=True,
               help="divides all arrival offsets: 10 replays ten minutes in one")  # fmt: skip
-@click.option("--timeout-s", type=click.FloatRange(min=0, min_open=True), default=120.0, show_default=True,
+@click.option("--timeout-s", type=POSITIVE, default=120.0, show_default=True,
               help="a request from which no byte comes for so long has failed")  # fmt: skip
 @click.option("--compare", nargs=2, type=click.Path(path_type=Path), metavar="A B",
               help="send nothing; print how the earlier results B differ from A")  # fmt: skip

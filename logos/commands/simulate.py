@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from logos.commands.errors import BadInput
+from logos.commands.numbers import POSITIVE
 from logos.domain.errors import InvalidDeclaration
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ HEADER = (
               help="of answer lengths, and of generated arrivals")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1, SEEDS_MAX), default=1, show_default=True, metavar="N",
               help="run N seeds, from --seed on")  # fmt: skip
-@click.option("--slo-ttft-ms", type=click.FloatRange(min=0, min_open=True), default=None,
+@click.option("--slo-ttft-ms", type=POSITIVE, default=None,
               help="what attainment is counted by  [default: each request's own SLO]")  # fmt: skip
 @click.option("--plain", is_flag=True, help="leave out the workload's priorities and modes")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE",

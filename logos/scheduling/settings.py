@@ -6,10 +6,18 @@ they stand in `policies`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from logos.domain.errors import InvalidDeclaration
 from logos.domain.nouns import Mode, Priority
+
+VALUE_MAX = 1e12
+# What is waited for or looked at again and again: without a pause time would stand still.
+PAUSE_S_MIN = 0.001
+PAUSES = frozenset({
+    "stop_timeout_s", "load_timeout_s", "sleep_timeout_s", "load_backoff_s", "circuit_backoff_s",
+    "request_nodes_interval_s", "swap_review_s",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +90,13 @@ class SchedulerSettings:
     output_prior_tokens: int = 256
 
     def __post_init__(self) -> None:
-        """Raises InvalidDeclaration for a share that is none."""
+        """Raises InvalidDeclaration, which names the setting, for what it cannot be."""
         if not 0.0 <= self.hedge_share <= 1.0:
-            raise InvalidDeclaration(f"hedge_share is {self.hedge_share:g}: choose a share from 0 (off) to 1")
+            raise InvalidDeclaration(f"hedge_share is {self.hedge_share}: choose a share from 0 (off) to 1")
+        for name in (each.name for each in fields(self) if each.name != "policy"):
+            value, least = getattr(self, name), PAUSE_S_MIN if name in PAUSES else 0
+            if not least <= value <= VALUE_MAX:
+                raise InvalidDeclaration(f"{name} is {value}: choose a number from {least:g} to {VALUE_MAX:g}")
 
     def overtakes(self, priority: Priority, mode: Mode) -> int:
         """K(priority, mode): how many later arrivals may be chosen before such a request."""

@@ -11,12 +11,15 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
+from statistics import NormalDist
 
 from logos.domain.nouns import Mode, Priority
 from logos.simulation.arrivals import Arrival
-from logos.workload.generate import PROMPT_SPREAD, Traffic, arrival_times_s
+from logos.workload.generate import PROMPT_SPREAD, REQUESTS_MAX, Traffic, arrival_times_s
 
 PRIORITIES = (Priority.LOW, Priority.MID, Priority.HIGH)
+STEP_S_MIN = 0.001
+WITHIN_MIN = 0.01  # of normal lengths that should be usable, for the others are drawn again
 CONVERSATIONS_FROM = 1_000_000_000  # names of conversations begin after those of system prompts
 
 
@@ -24,7 +27,8 @@ CONVERSATIONS_FROM = 1_000_000_000  # names of conversations begin after those o
 class Ladder:
     """A Poisson process whose rate climbs and falls in steps, every request with the same system prompt.
 
-    Lengths in tokens are normal, as (mean, standard deviation), cut off at 1 and at `tokens_max`.
+    Lengths in tokens are normal, as (mean, standard deviation), cut off at 1 and at `tokens_max`. Raises ValueError
+    for what cannot be.
     """
 
     models: tuple[str, ...]
@@ -35,6 +39,16 @@ class Ladder:
     output_tokens: tuple[float, float]
     prefix_tokens: int = 0
     tokens_max: int = 32_000
+
+    def __post_init__(self) -> None:
+        """Raises ValueError with what should be different."""
+        if max(self.rates_per_s) * self.duration_s > REQUESTS_MAX:
+            raise ValueError(f"that could be more than {REQUESTS_MAX} requests")
+        if self.step_s < STEP_S_MIN:
+            raise ValueError(f"a step should last at least {STEP_S_MIN} s")
+        for name, normal in (("prompt_normal", self.prompt_tokens), ("output_normal", self.output_tokens)):
+            if _share_within(normal, self.tokens_max) < WITHIN_MIN:
+                raise ValueError(f"{name}: hardly any length would be from 1 to {self.tokens_max} tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +113,15 @@ def _ladder(ladder: Ladder, chance: Random, keys: int) -> Iterator[Arrival]:
             prefix_tokens=ladder.prefix_tokens,
             shared=shared,
         )
+
+
+def _share_within(normal: tuple[float, float], most: int) -> float:
+    """The share of draws that are, rounded, from 1 to `most`."""
+    mean, deviation = normal
+    if deviation == 0:
+        return float(1 <= round(mean) <= most)
+    lengths = NormalDist(mean, deviation)
+    return lengths.cdf(most + 0.5) - lengths.cdf(0.5)
 
 
 def _normal(chance: Random, normal: tuple[float, float], most: int) -> int:

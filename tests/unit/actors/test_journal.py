@@ -91,6 +91,20 @@ def test_a_line_that_is_none_is_named_by_its_number(tmp_path: Path) -> None:
         replay_file(path)
 
 
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize(
+    "line", [b"\xff\xfe", b'{"contract_version": "\xff"}', b"[" * 100_000, b"[]", b"7", b'{"event": 5}', b"{}"]
+)
+def test_a_line_that_cannot_be_read_is_named_by_its_number(tmp_path: Path, number: int, line: bytes) -> None:
+    path = written(tmp_path)
+    lines = path.read_bytes().split(b"\n")
+    lines[number - 1] = line
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(InvalidDeclaration, match=f"^line {number} ") as caught:
+        replay_file(path)
+    assert "\n" not in caught.value.message
+
+
 def test_a_clock_that_goes_backwards_is_named_by_its_line(tmp_path: Path) -> None:
     path = written(tmp_path)
     lines = path.read_bytes().split(b"\n")

@@ -180,6 +180,12 @@ def test_the_output_has_a_row_for_each_request_and_each_transition(
 BAD = {
     "an unknown policy": (["--policy", "fastest"], "there is no policy 'fastest' to simulate: choose from fcfs"),
     "an SLO of zero": (["--slo-ttft-ms", "0"], "--slo-ttft-ms"),
+    "an SLO that is no number": (["--slo-ttft-ms", "nan"], "nan is not a finite number"),
+    "an SLO without end": (["--slo-ttft-ms", "inf"], "inf is not a finite number"),
+    "a negative setting": (["--set", "queue_length_max=-5"], "queue_length_max is -5: choose a number from 0"),
+    "a setting without end": (["--set", "load_timeout_s=-inf"], "load_timeout_s is -inf: choose a number from 0.001"),
+    "a setting that is nan": (["--set", "cost_late=nan"], "cost_late is nan: choose a number from 0"),
+    "a pause of nothing": (["--set", "swap_review_s=0"], "swap_review_s is 0.0: choose a number from 0.001"),
     "no policy": (["--policy", ","], "--policy names none"),
     "an unknown setting": (["--set", "overtake_mid=1"], "the nearest is overtakes_mid"),
     "a setting that cannot be": (["--set", "hedge_share=1.5"], "choose a share from 0 (off) to 1"),
@@ -287,6 +293,10 @@ def test_a_run_that_never_ends_is_broken_off_in_one_line(tmp_path: Path, capsys:
         ("poisson:rate=0", "rate: should be greater than 0"),
         ("poisson:rate=0.001,duration_s=1", "nothing arrives"),
         ("poisson:rate=90000,duration_s=1e5", "more than 1000000 requests"),
+        ("poisson:rates=1-90000,duration_s=1e5", "could be more than 1000000 requests"),
+        ("poisson:rates=1-5,prompt_normal=0-0", "prompt_normal: hardly any length would be from 1 to 32000 tokens"),
+        ("poisson:rates=1-5,output_normal=900000-1", "output_normal: hardly any length would be from 1 to 32000"),
+        ("poisson:rates=1-5,step_s=5e-324", "a step should last at least 0.001 s"),
     ],
 )
 def test_traffic_that_cannot_be_is_refused(text: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
