@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logos.domain.lifecycle import EngineState
-from logos.domain.nouns import Place, Tier
+from logos.domain.nouns import Mode, Place, Tier
 from logos.scheduling import commands as cmd
 from logos.scheduling import events as ev
 from logos.scheduling.scheduler import Scheduler
@@ -199,6 +199,27 @@ def test_a_client_that_leaves_frees_its_seat() -> None:
     assert found.outcomes[0].ended_at == 3.0
     assert [type(each) for each in core.heard if getattr(each, "request_id", "") == "r"][-1] is ev.RequestCancelled
     assert found.outcomes[1].first_token_at == pytest.approx(11.2)
+
+
+@pytest.mark.parametrize(
+    ("own", "promised"),
+    [
+        ({}, (7.0, 9.0)),
+        ({"mode": Mode.BATCH}, (100.0, 100.0)),
+        ({"slo_ttft_s": 2.0}, (2.0, None)),
+        ({"slo_total_s": 3.0}, (3.0, 3.0)),
+        ({"slo_ttft_s": 2.0, "slo_total_s": 3.0}, (2.0, 3.0)),
+    ],
+)
+@pytest.mark.parametrize("policy", ["slo", "fcfs", "ollama"])
+def test_a_request_is_promised_the_same_whoever_schedules_it(
+    policy: str, own: Any, promised: tuple[float, ...]
+) -> None:
+    promises = {"interactive": {"ttft_ms": 7000.0, "total_ms": 9000.0}, "batch": {"total_ms": 100_000.0}}
+    described = world(node(("a", "awake")), slo=promises)
+    (outcome,) = run_system(policy, described, [replace(arrival("r"), **own)], 1).outcomes
+    assert outcome.status is Status.OK
+    assert (outcome.slo_ttft_s, outcome.slo_total_s) == promised
 
 
 REMOTE = {"provider": "cloud", "ttft_s": 0.5, "tpot_s": 0.1, "prefill_per_token_s": 0.0, "spread": 0.0}
