@@ -264,6 +264,28 @@ def test_limits_of_a_provider_hold_in_every_window_and_nothing_is_lost() -> None
     assert all(later - earlier >= 60.0 - 1e-6 for earlier, later in zip(starts, starts[3:], strict=False))
 
 
+SMALL = {"memory_mib_per_gpu": 500}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "used", "brought_in"),
+    [
+        ([SMALL, {}], {"n1"}, 4),  # they take turns
+        ([{**SMALL, "gpus": 2}, {"gpus": 2}], {"n1"}, 2),
+        ([{}, {}], {"n0", "n1"}, 2),
+    ],
+)
+def test_the_ollama_baseline_loads_where_most_memory_is_free(
+    nodes: list[dict[str, Any]], used: set[str], brought_in: int
+) -> None:
+    described = world(*(node(**{**each, "name": f"n{number}"}) for number, each in enumerate(nodes)))
+    workload = [arrival(f"r{number}", number * 60.0, "ab"[number % 2]) for number in range(4)]
+    found = run_system("ollama", described, workload, 1)
+    assert [each.status for each in found.outcomes] == [Status.OK] * 4
+    assert {each.node_id for each in found.transitions} == used
+    assert sum(each.after is EngineState.AWAKE for each in found.transitions) == brought_in
+
+
 def lively(seed: int = 3) -> tuple[World, list[Arrival]]:
     """Two nodes, three models, of which two do not fit together, and a burst for each."""
     models = (model("a"), model("b"), model("c", memory_mib=300))
