@@ -233,7 +233,7 @@ class Simulation:
             cmd.WakeEngine: self._order,
             cmd.StopEngine: self._order,
             cmd.ReleaseNode: lambda command: self.lose_node(command.node_id),
-            cmd.RequestNodes: self._nodes_requested,
+            cmd.RequestNodes: lambda command: None,  # there are no more
             cmd.WakeAt: lambda command: self.agenda.at(command.at, self._wake),
             cmd.GrantLease: self._give_back,
             cmd.RevokeLease: lambda command: None,  # given back when it was granted
@@ -244,9 +244,6 @@ class Simulation:
 
     def _give_back(self, command: cmd.GrantLease) -> None:
         self._soon.append(ev.LeaseReturned(self.agenda.now, command.lease.lease_id))
-
-    def _nodes_requested(self, _: cmd.RequestNodes) -> None:
-        self.result.nodes_requested += 1
 
     def _reject(self, command: cmd.Reject) -> None:
         outcome = self._open.get(command.request_id)
@@ -423,7 +420,6 @@ class Simulation:
         for node in self.nodes.values():
             node.check()
             run.gpu_busy_s += node.gpu_busy_s()
-            run.preemptions += sum(each.serving.model.preemptions for each in node.engines.values())
         return run
 
     # What may go wrong, for faults.

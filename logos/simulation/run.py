@@ -112,5 +112,3 @@ class Run:
     gpu_busy_s: float = 0.0  # GPU seconds in which an engine was computing
     events: int = 0  # that the scheduler was told
     commands: int = 0  # that it gave
-    preemptions: int = 0
-    nodes_requested: int = 0
