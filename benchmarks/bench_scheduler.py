@@ -1,8 +1,8 @@
 """How long one decision of the scheduler core takes, at 100 endpoints and 10,000 waiting requests, on one core.
 
-The limit is 50 us at the median. The peer is a plain heap of the same size: one push and one pop, measured in turn.
-Then decisions per second of the policy `slo` at 10, 100 and 1,000 endpoints with 100,000 waiting; the aim is 20,000 at
-100.
+The limit is 50 us at the median; it exits 1 where that is missed. The peer is a plain heap of the same size: one push
+and one pop, measured in turn. Then decisions per second of the policy `slo` at 10, 100 and 1,000 endpoints with 100,000
+waiting; the aim is 20,000 at 100.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import heapq
 import itertools
 import random
 import statistics
+import sys
 import time
 from collections import deque
 
@@ -94,7 +95,7 @@ class Load:
         return self.feed(ev.RequestFinished(self.now, self.running.popleft(), 100, 200, 2.0 + self.random.random()))
 
 
-def main() -> None:
+def main() -> int:
     """Prints medians, p99 and the ratio to the peer."""
     print(
         f"scheduler core: {ENDPOINTS} endpoints, {WAITING:,} waiting, one core; limit {LIMIT_US:.0f} us at the median"
@@ -118,9 +119,10 @@ def main() -> None:
         name = f"{policy}, {candidates} candidate(s), {'pool' if pooled else 'remote'}"
         print(f"{name:<34}{median_us:>10.1f}{p99_us:>9.1f}{per_s:>9,.0f}{ratio:>8.1f}")
         worst_us = max(worst_us, median_us)
-    verdict = "kept" if worst_us <= LIMIT_US else "MISSED"
-    print(f"limit {verdict}: the slowest median is {worst_us:.1f} us of {LIMIT_US:.0f} us")
+    is_kept = worst_us <= LIMIT_US
+    print(f"limit {'kept' if is_kept else 'MISSED'}: the slowest median is {worst_us:.1f} us of {LIMIT_US:.0f} us")
     by_size()
+    return int(not is_kept)
 
 
 def by_size() -> None:
@@ -172,4 +174,4 @@ def _peer(heap: list[tuple[float, int]], times: int) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

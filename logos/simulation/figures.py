@@ -76,7 +76,8 @@ def _of_model(outcomes: Sequence[Outcome], slo_ttft_s: float | None) -> dict[str
 
 
 def attainment(outcomes: Sequence[Outcome], slo_ttft_s: float | None = None) -> float:
-    """The share of everything sent that had its first token in time. What has no SLO only has to be answered."""
+    """The share of everything sent that had its first token within `slo_ttft_s`, or where that is None, for which both
+    of its own promises were kept, of its first token and of its end. What has no SLO only has to be answered."""
     if not outcomes:
         return 1.0
     return sum(_is_in_time(each, slo_ttft_s) for each in outcomes) / len(outcomes)
@@ -85,8 +86,13 @@ def attainment(outcomes: Sequence[Outcome], slo_ttft_s: float | None = None) -> 
 def _is_in_time(outcome: Outcome, slo_ttft_s: float | None) -> bool:
     if outcome.status is not Status.OK or outcome.ttft_s is None:
         return False
-    slo = slo_ttft_s if slo_ttft_s is not None else outcome.slo_ttft_s
-    return slo is None or outcome.ttft_s <= slo
+    if slo_ttft_s is not None:
+        return outcome.ttft_s <= slo_ttft_s
+    return _keeps(outcome.ttft_s, outcome.slo_ttft_s) and _keeps(outcome.latency_s, outcome.slo_total_s)
+
+
+def _keeps(seconds: float | None, promised_s: float | None) -> bool:
+    return promised_s is None or (seconds is not None and seconds <= promised_s)
 
 
 def fairness(outcomes: Iterable[Outcome]) -> float | None:

@@ -155,7 +155,8 @@ class Simulation:
                 perform[type(command)](command)
 
     def _arrive(self, arrival: Arrival) -> None:
-        outcome = Outcome(arrival, slo_ttft_s=self._slo_s(arrival))
+        outcome = Outcome(arrival)
+        outcome.slo_ttft_s, outcome.slo_total_s = self._promised(arrival)
         self.result.outcomes.append(outcome)
         self._open[arrival.request_id] = outcome
         candidates = self._candidates.get(arrival.models)
@@ -184,11 +185,11 @@ class Simulation:
         if arrival.patience_s is not None:
             self.agenda.at(arrival.at + arrival.patience_s, self._leave, arrival.request_id)
 
-    def _slo_s(self, arrival: Arrival) -> float | None:
-        """Its own promise, or that of its mode."""
-        if arrival.slo_ttft_s is not None:
-            return arrival.slo_ttft_s
-        return self.world.catalogue.slo.of(arrival.mode).ttft_s
+    def _promised(self, arrival: Arrival) -> tuple[float | None, float | None]:
+        """Until its first token and until its end, whoever schedules it: its own promises, or those of its mode."""
+        slo, ttft_s, total_s = self.world.catalogue.slo, arrival.slo_ttft_s, arrival.slo_total_s
+        first_s = slo.first_token_s(arrival.mode, ttft_s, total_s)
+        return first_s, slo.of(arrival.mode).total_s if ttft_s is total_s is None else total_s
 
     def _ask(self, request: ev.Request) -> None:
         self._requests[request.request_id] = request
@@ -232,7 +233,7 @@ class Simulation:
             cmd.WakeEngine: self._order,
             cmd.StopEngine: self._order,
             cmd.ReleaseNode: lambda command: self.lose_node(command.node_id),
-            cmd.RequestNodes: self._nodes_requested,
+            cmd.RequestNodes: lambda command: None,  # there are no more
             cmd.WakeAt: lambda command: self.agenda.at(command.at, self._wake),
             cmd.GrantLease: self._give_back,
             cmd.RevokeLease: lambda command: None,  # given back when it was granted
@@ -243,9 +244,6 @@ class Simulation:
 
     def _give_back(self, command: cmd.GrantLease) -> None:
         self._soon.append(ev.LeaseReturned(self.agenda.now, command.lease.lease_id))
-
-    def _nodes_requested(self, _: cmd.RequestNodes) -> None:
-        self.result.nodes_requested += 1
 
     def _reject(self, command: cmd.Reject) -> None:
         outcome = self._open.get(command.request_id)
@@ -268,8 +266,6 @@ class Simulation:
         outcome.tier = command.tier
         outcome.predicted_ttft_s = command.predicted_ttft_s
         outcome.load_s = command.load_s
-        if command.slo_ttft_s is not None:
-            outcome.slo_ttft_s = command.slo_ttft_s
         outcome.output_tokens = self._length(outcome.arrival, place)
         if place.engine_id is None:
             self._forward(outcome)
@@ -424,7 +420,6 @@ class Simulation:
         for node in self.nodes.values():
             node.check()
             run.gpu_busy_s += node.gpu_busy_s()
-            run.preemptions += sum(each.serving.model.preemptions for each in node.engines.values())
         return run
 
     # What may go wrong, for faults.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from logos.domain.catalogue import Catalogue
 from logos.domain.lifecycle import EngineState
+from logos.domain.nouns import EngineSpec
 from logos.simulation.plain_core import PlainCore, PlainEngine, Waiting
 
 PARALLEL = 4
@@ -49,15 +50,26 @@ class OllamaCore(PlainCore):
                 self._make_room(self.neighbours(asleep))
             return
         spec = self.catalogue.endpoint[head.endpoint_id].engine
-        node = next((each for each in self.nodes.values() if spec is not None and len(each.gpus) >= spec.gpus), None)
-        if spec is None or node is None:
+        found = None if spec is None else self._emptiest(spec)
+        if spec is None or found is None:
             return
-        free = self.free_mib(node.id)
-        gpus = tuple(sorted(sorted(free, key=lambda each: (-free[each], each))[: spec.gpus]))
+        node_id, gpus = found
+        free = self.free_mib(node_id)
         if all(free[gpu] >= spec.memory_per_gpu_mib for gpu in gpus):
-            self.load(head.endpoint_id, node.id, gpus)
+            self.load(head.endpoint_id, node_id, gpus)
         else:
-            self._make_room(self.holders(node.id, gpus))
+            self._make_room(self.holders(node_id, gpus))
+
+    def _emptiest(self, spec: EngineSpec) -> tuple[str, tuple[int, ...]] | None:
+        """The node whose fullest chosen GPU has most free, and those GPUs; None: no node is large enough."""
+        found: list[tuple[int, str, tuple[int, ...]]] = []
+        for node in self.nodes.values():
+            free = self.free_mib(node.id)
+            large = [each.index for each in node.gpus if each.memory_mib >= spec.memory_per_gpu_mib]
+            gpus = sorted(large, key=lambda each: (-free[each], each))[: spec.gpus]
+            if len(gpus) == spec.gpus:
+                found.append((free[gpus[-1]], node.id, tuple(sorted(gpus))))
+        return max(found, key=lambda each: each[0])[1:] if found else None
 
     def _make_room(self, in_the_way: list[PlainEngine]) -> None:
         """One goes at a time, the idle one that was used longest ago."""

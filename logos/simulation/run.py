@@ -46,7 +46,8 @@ class Outcome:
     attempts: int = 1
     predicted_ttft_s: float | None = None  # from arrival
     load_s: float | None = None
-    slo_ttft_s: float | None = None  # what it was promised
+    slo_ttft_s: float | None = None  # its deadline for the first token, ...
+    slo_total_s: float | None = None  # ... and for the end, from arrival; None: nothing was promised
     reason: str = ""
     hedge: Outcome | None = field(default=None, repr=False)  # its second place, ...
     hedge_of: Outcome | None = field(default=None, repr=False)  # ... which has a story of its own
@@ -111,5 +112,3 @@ class Run:
     gpu_busy_s: float = 0.0  # GPU seconds in which an engine was computing
     events: int = 0  # that the scheduler was told
     commands: int = 0  # that it gave
-    preemptions: int = 0
-    nodes_requested: int = 0

@@ -65,6 +65,15 @@ def test_without_a_common_slo_each_request_has_its_own() -> None:
     assert figures(Run("w", "p", 1, outcomes))["slo_attainment"] == pytest.approx(2 / 3)
 
 
+def test_a_promised_end_is_kept_by_the_end_and_not_by_the_first_token() -> None:
+    outcomes = [answered(0.0, 0.0, 1.0, 4.0, slo=5.0), answered(1.0, 0.0, 1.0, 6.0, slo=5.0)]
+    for each in outcomes:
+        each.slo_total_s = 5.0
+    run = Run("w", "p", 1, outcomes)
+    assert figures(run)["slo_attainment"] == 0.5
+    assert figures(run, 2.0)["slo_attainment"] == 1.0
+
+
 def test_swaps_are_engines_brought_in_and_all_transitions_cost_time() -> None:
     asleep, awake = EngineState.ASLEEP, EngineState.AWAKE
     transitions = [

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logos.domain.lifecycle import EngineState
-from logos.domain.nouns import Place, Tier
+from logos.domain.nouns import Mode, Place, Tier
 from logos.scheduling import commands as cmd
 from logos.scheduling import events as ev
 from logos.scheduling.scheduler import Scheduler
@@ -201,6 +201,27 @@ def test_a_client_that_leaves_frees_its_seat() -> None:
     assert found.outcomes[1].first_token_at == pytest.approx(11.2)
 
 
+@pytest.mark.parametrize(
+    ("own", "promised"),
+    [
+        ({}, (7.0, 9.0)),
+        ({"mode": Mode.BATCH}, (100.0, 100.0)),
+        ({"slo_ttft_s": 2.0}, (2.0, None)),
+        ({"slo_total_s": 3.0}, (3.0, 3.0)),
+        ({"slo_ttft_s": 2.0, "slo_total_s": 3.0}, (2.0, 3.0)),
+    ],
+)
+@pytest.mark.parametrize("policy", ["slo", "fcfs", "ollama"])
+def test_a_request_is_promised_the_same_whoever_schedules_it(
+    policy: str, own: Any, promised: tuple[float, ...]
+) -> None:
+    promises = {"interactive": {"ttft_ms": 7000.0, "total_ms": 9000.0}, "batch": {"total_ms": 100_000.0}}
+    described = world(node(("a", "awake")), slo=promises)
+    (outcome,) = run_system(policy, described, [replace(arrival("r"), **own)], 1).outcomes
+    assert outcome.status is Status.OK
+    assert (outcome.slo_ttft_s, outcome.slo_total_s) == promised
+
+
 REMOTE = {"provider": "cloud", "ttft_s": 0.5, "tpot_s": 0.1, "prefill_per_token_s": 0.0, "spread": 0.0}
 
 
@@ -241,6 +262,28 @@ def test_limits_of_a_provider_hold_in_every_window_and_nothing_is_lost() -> None
     starts = sorted(each.dispatched_at or 0.0 for each in found.outcomes if each.status is Status.OK)
     assert len(starts) == 10
     assert all(later - earlier >= 60.0 - 1e-6 for earlier, later in zip(starts, starts[3:], strict=False))
+
+
+SMALL = {"memory_mib_per_gpu": 500}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "used", "brought_in"),
+    [
+        ([SMALL, {}], {"n1"}, 4),  # they take turns
+        ([{**SMALL, "gpus": 2}, {"gpus": 2}], {"n1"}, 2),
+        ([{}, {}], {"n0", "n1"}, 2),
+    ],
+)
+def test_the_ollama_baseline_loads_where_most_memory_is_free(
+    nodes: list[dict[str, Any]], used: set[str], brought_in: int
+) -> None:
+    described = world(*(node(**{**each, "name": f"n{number}"}) for number, each in enumerate(nodes)))
+    workload = [arrival(f"r{number}", number * 60.0, "ab"[number % 2]) for number in range(4)]
+    found = run_system("ollama", described, workload, 1)
+    assert [each.status for each in found.outcomes] == [Status.OK] * 4
+    assert {each.node_id for each in found.transitions} == used
+    assert sum(each.after is EngineState.AWAKE for each in found.transitions) == brought_in
 
 
 def lively(seed: int = 3) -> tuple[World, list[Arrival]]:
