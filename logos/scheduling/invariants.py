@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from logos.domain.lifecycle import EngineState, RequestState
 from logos.scheduling.nodes import LIVE
-from logos.scheduling.places import EndpointState, PlaceState
+from logos.scheduling.places import EndpointState, PlaceState, Queued
 from logos.scheduling.state import State
 
 
@@ -77,8 +77,10 @@ def _check_queue(state: State, endpoint: EndpointState) -> None:
     assert abs(endpoint.pressure - weight) < 1e-6 * max(weight, 1.0), (endpoint.pressure, weight)
     came = sum(ticket.weight * ticket.arrived_at for ticket in endpoint.queue)
     assert abs(endpoint.came - came) < 1e-6 * max(came, 1.0), (endpoint.came, came)
-    queued_tokens = sum(ticket.uncached_tokens for ticket in endpoint.queue)
-    assert endpoint.queued_tokens == queued_tokens, (endpoint.queued_tokens, queued_tokens)
+    queued: dict[int, Queued] = {rank: Queued() for rank in endpoint.classes}
+    for ticket in endpoint.queue:
+        queued[ticket.rank].add(1, ticket.uncached_tokens)
+    assert endpoint.classes == queued, (endpoint.classes, queued)
     for ticket in endpoint.queue:
         assert state.waiting.get(ticket.request_id) is ticket, ticket
         assert ticket.endpoint_id == endpoint.endpoint.id, ticket

@@ -20,7 +20,7 @@ from logos.scheduling.places import EndpointState
 from logos.scheduling.policies import Choice, Policy, Stake, View
 from logos.scheduling.scaling import Scaling
 from logos.scheduling.state import State
-from logos.scheduling.tickets import Ticket
+from logos.scheduling.tickets import Ticket, rank_of
 from logos.scheduling.views import Views, tier_of
 
 RETRY_AFTER_MIN_S = 1.0
@@ -158,11 +158,12 @@ class Placement:
 
     def _hopeless(self, request: Request, choice: Choice, endpoint: EndpointState) -> Refusal | None:
         """Said at once rather than after the wait: even its best place will not begin before its time-out. Believed
-        only where others wait already, so that a predictor gone wrong turns nobody away from a free slot."""
+        only where others wait that go before it, so that a predictor gone wrong turns nobody away from a free slot."""
         expected_s = choice.predicted_ttft_s
         if not self._views.predicts or expected_s is None or not endpoint.queue:
             return None
-        if expected_s <= request.queue_timeout_s or len(endpoint.queue) < self._state.parallel(endpoint):
+        ahead = endpoint.queued_up_to(rank_of(request)).requests
+        if expected_s <= request.queue_timeout_s or ahead < self._state.parallel(endpoint):
             return None
         message = f"it would wait about {expected_s:.0f} s and may wait {request.queue_timeout_s:.0f} s"
         retry_after_s = min(max(expected_s - request.queue_timeout_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)

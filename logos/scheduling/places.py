@@ -128,6 +128,18 @@ class Loading:
     timer: Timer | None = None
 
 
+@dataclass(slots=True)
+class Queued:
+    """How many requests wait, and the tokens of their prompts."""
+
+    requests: int = 0
+    tokens: int = 0
+
+    def add(self, requests: int, tokens: int) -> None:
+        self.requests += requests
+        self.tokens += tokens
+
+
 @dataclass(slots=True, eq=False)
 class EndpointState:
     """One endpoint of the catalogue, or one that has left it and still has something running."""
@@ -147,7 +159,7 @@ class EndpointState:
     score: Score = field(default_factory=Score)
     pressure: float = 0.0  # what its waiting requests weigh together
     came: float = 0.0  # when they arrived, each times its weight, added up
-    queued_tokens: int = 0  # of their prompts
+    classes: dict[int, Queued] = field(default_factory=dict)  # what they add up to, by rank
     live: int = 0  # engines that serve, or are about to
     is_falling_asleep: bool = False  # one of its engines will soon be able to wake
     is_draining: bool = False  # one of its engines has been asked to make room, or to go
@@ -257,12 +269,20 @@ class EndpointState:
 
     # Who waits here.
 
+    def queued_up_to(self, rank: int) -> Queued:
+        """What waits in that class and in those before it."""
+        found = Queued()
+        for each, queued in self.classes.items():
+            if each <= rank:
+                found.add(queued.requests, queued.tokens)
+        return found
+
     def join(self, ticket: Ticket, *, overtakes: int) -> None:
         assert ticket.request is not None
         weight = ticket.weight
         self.pressure += weight
         self.came += weight * ticket.arrived_at
-        self.queued_tokens += ticket.request.prompt_tokens
+        self.classes.setdefault(ticket.rank, Queued()).add(1, ticket.uncached_tokens)
         self.queue.push(
             ticket.request_id,
             ticket,
@@ -285,7 +305,7 @@ class EndpointState:
         self._relieve(ticket)
 
     def _relieve(self, ticket: Ticket) -> None:
-        self.queued_tokens -= ticket.uncached_tokens
+        self.classes[ticket.rank].add(-1, -ticket.uncached_tokens)
         if not self.queue:
             self.pressure = self.came = 0.0
             return

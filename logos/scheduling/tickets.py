@@ -22,6 +22,12 @@ PATIENCE_OF = {Priority.LOW: 2.0, Priority.MID: 1.0, Priority.HIGH: 0.5}
 UNPROMISED_S = 60.0
 
 
+def rank_of(request: Request) -> int:
+    """Its class in the queue: interactive before batch, urgent before not."""
+    urgency = Priority.HIGH - request.priority
+    return urgency if request.mode is Mode.INTERACTIVE else urgency + 100
+
+
 class Reading(NamedTuple):
     """What a place's `Occupancy` has counted at one moment, and those of its neighbours, added up."""
 
@@ -91,10 +97,8 @@ class Ticket:
 
     @property
     def rank(self) -> int:
-        """Its class in the queue: interactive before batch, urgent before not."""
         assert self.request is not None
-        urgency = Priority.HIGH - self.request.priority
-        return urgency if self.request.mode is Mode.INTERACTIVE else urgency + 100
+        return rank_of(self.request)
 
     @property
     def effective_deadline(self) -> float:

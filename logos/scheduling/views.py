@@ -16,6 +16,7 @@ from logos.scheduling.places import EndpointState, PlaceState
 from logos.scheduling.policies import View
 from logos.scheduling.situations import situation
 from logos.scheduling.state import State
+from logos.scheduling.tickets import rank_of
 
 MILLION = 1_000_000
 
@@ -71,7 +72,7 @@ class Views:
     def _predicted(
         self, endpoint: EndpointState, candidate: Candidate, request: Request, outlook: Outlook | None
     ) -> View:
-        endpoint_id, waiting = endpoint.endpoint.id, len(endpoint.queue)
+        endpoint_id, ahead = endpoint.endpoint.id, endpoint.queued_up_to(rank_of(request))
         place = _likely_place(endpoint, request)
         open_places = len(endpoint.places) - len(endpoint.closed)
         met = situation(
@@ -79,8 +80,8 @@ class Views:
             place,
             request.prompt_tokens,
             uncached_tokens(place, request),
-            waiting=-(-waiting // max(open_places, 1)),
-            queued_tokens=endpoint.queued_tokens // max(open_places, 1),
+            waiting=-(-ahead.requests // max(open_places, 1)),
+            queued_tokens=ahead.tokens // max(open_places, 1),
             delay=self._delay(endpoint, outlook),
         )
         forecast = self._state.predictor.forecast(endpoint_id, met)
@@ -89,7 +90,7 @@ class Views:
             candidate.weight,
             tier_of(endpoint) if outlook is not None else Tier.WARM,
             met.running,
-            waiting,
+            len(endpoint.queue),
             place.capacity,
             0.0,
             ttft_p50_s=forecast.ttft_p50_s,

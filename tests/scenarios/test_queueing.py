@@ -118,6 +118,27 @@ def test_a_deadline_holds_even_if_the_wake_up_is_late() -> None:
     assert dispatched(commands) == []
 
 
+@pytest.mark.parametrize("mode", [Mode.BATCH, Mode.INTERACTIVE])
+def test_nobody_is_turned_away_because_of_what_waits_in_lower_classes(mode: Mode) -> None:
+    world = World(remote(1, parallel=1), policy="slo")
+    world.arrives(request("running"))
+    many = [f"low-{each}" for each in range(100)]
+    world.arrive(*(request(each, priority=Priority.LOW, mode=mode, queue_timeout_s=3600.0) for each in many))
+    assert world.arrives(request("high", key=2, priority=Priority.HIGH, queue_timeout_s=60.0)) == []
+    assert dispatched(world.finishes("running")) == ["high"]
+
+
+@pytest.mark.parametrize("priority", [Priority.MID, Priority.HIGH])
+def test_who_would_not_be_served_before_its_time_out_is_told_at_once(priority: Priority) -> None:
+    world = World(remote(1, parallel=1), policy="slo")
+    world.arrives(request("running"))
+    world.arrive(*(request(f"{each}", priority=priority, queue_timeout_s=3600.0) for each in range(100)))
+    [reject] = rejects(world.arrives(request("late", key=2, queue_timeout_s=60.0)))
+    assert (reject.code, reject.queue_wait_s) == ("no_capacity", 0.0)
+    assert "may wait 60 s" in reject.message
+    assert len(dispatched(world.finishes("running"))) == 1
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     world = World(remote(1, parallel=1), queue_length_max=2, service_prior_s=4.0)
     world.arrive(request("a"), request("b"), request("c"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from logos.domain.lifecycle import EngineState
-from logos.domain.nouns import Endpoint, Tier
+from logos.domain.nouns import Endpoint, Mode, Priority, Tier
 from logos.prediction.predictor import Predictor
 from logos.prediction.service import Transition
 from logos.scheduling.capacity import Refusal
@@ -123,6 +123,18 @@ def test_longer_prompts_and_longer_lines_take_longer() -> None:
     one_waits = seen(it, 1, predicts=True).ttft_p50_s
     it.arrive(*(request(f"z{each}") for each in range(5)))
     assert seen(it, 1, predicts=True).ttft_p50_s > one_waits > empty.ttft_p50_s
+
+
+def test_what_waits_in_lower_classes_is_not_waited_for() -> None:
+    it = world(pooled(1, parallel=1), m1=AWAKE)
+    it.arrive(request("x"), request("y"))
+    one_waits = seen(it, 1, predicts=True)
+    it.arrive(*(request(f"low{each}", priority=Priority.LOW, prompt_tokens=9000) for each in range(5)))
+    it.arrive(*(request(f"batch{each}", mode=Mode.BATCH, prompt_tokens=9000) for each in range(5)))
+    many_wait = seen(it, 1, predicts=True)
+    assert (many_wait.ttft_p50_s, many_wait.ttft_p90_s) == (one_waits.ttft_p50_s, one_waits.ttft_p90_s)
+    it.arrives(request("high", priority=Priority.HIGH))
+    assert seen(it, 1, predicts=True).ttft_p50_s > one_waits.ttft_p50_s
 
 
 def test_the_price_is_that_of_prompt_and_expected_answer() -> None:
