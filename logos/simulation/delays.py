@@ -57,8 +57,14 @@ class DelayedSimulation(Simulation):
         """That an engine has drained is seen by the next poll."""
         if isinstance(command, cmd.SleepEngine):
             after_s = self._chance.uniform(0, self._delays.drain_poll_s)
-            self.agenda.at(self.agenda.now + after_s, super()._order, command)
+            self.agenda.at(self.agenda.now + after_s, self._drained, command)
         else:
+            super()._order(command)
+
+    def _drained(self, command: cmd.SleepEngine) -> None:
+        """The poll has come. The engine may have died since it was told to sleep, which the core has heard."""
+        node = self._node_of.get(command.engine_id)
+        if node is not None and command.engine_id in node.engines:
             super()._order(command)
 
     def _confirm(self, event: ev.Event) -> None:
