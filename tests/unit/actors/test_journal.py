@@ -31,14 +31,14 @@ CATALOGUE = Catalogue(
     version=1,
     models=(Model(1, "m", capabilities=frozenset({"chat"})),),
     providers=(Provider(1, "far", "openai", Privacy.LOCAL),),
-    endpoints=(Endpoint(1, 1, 1, Privacy.LOCAL, "m", max_parallel=4),),
+    endpoints=(Endpoint(1, 1, 1, Privacy.LOCAL, "m", max_parallel=8),),
 )
 OPENING = JournalOpening(Catalogue(), SchedulerSettings(), 7)
 EVENTS: tuple[Event, ...] = (
     CatalogueChanged(1.0, CATALOGUE),
     GatewaySeen(1.5, "g", (SlotLease("l", "g", Place(1), 2, 9.0),), (("r0", Place(1)),)),
     NodeSeen(1.6, Node("n", 2, (Gpu(0, 1024),)), (EngineSeen("e", 1, (0,), EngineState.AWAKE, 512),)),
-    RequestsArrived(2.0, "g", (Request("r1", "g", 1, (Candidate(1, 0.5),)),)),
+    RequestsArrived(2.0, "h", (Request("r1", "h", 1, (Candidate(1, 0.5),)),)),
     RequestStarted(2.1, "r1"),
 )
 
