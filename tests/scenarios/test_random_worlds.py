@@ -17,7 +17,7 @@ from tests.scenarios.platform import Mishaps, Platform
 from tests.scenarios.test_conservation import POLICIES, SWAPPING, assert_nothing_is_left
 from tests.scenarios.world import catalogue, node, pooled, remote
 
-SEEDS = 10
+SEEDS = 16
 MISHAPS = Mishaps(
     gateway_dies_s=25.0, engine_dies_s=30.0, node_dies_s=60.0, scheduler_dies_s=30.0, catalogue_changes_s=12.0
 )
