@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+SHOWN_MAX = 40  # characters of what was given, in an error
+
 
 @click.group("workload")
 def workload() -> None:
@@ -20,7 +22,8 @@ def _numbers(pattern: str, example: str) -> Any:
     def parsed(_: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
         found = re.fullmatch(pattern, text)
         if found is None:
-            raise click.BadParameter(f"{text!r} should look like {example}", param=option)
+            shown = text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}…"
+            raise click.BadParameter(f"{shown!r} should look like {example}", param=option)
         return found.groups()
 
     return parsed
@@ -45,7 +48,7 @@ NUMBER = r"(\d+(?:\.\d+)?)"
               callback=_numbers(f"{NUMBER},{NUMBER},{NUMBER}", "1,2,1"))  # fmt: skip
 @click.option("--prompt-tokens", type=int, default=60, show_default=True, help="median of one turn")
 @click.option("--max-tokens", default="100-400", show_default=True, metavar="LOW-HIGH",
-              callback=_numbers(r"(\d+)-(\d+)", "100-400"))  # fmt: skip
+              callback=_numbers(r"(\d{1,12})-(\d{1,12})", "100-400"))  # fmt: skip
 @click.option("--turns", type=int, default=1, show_default=True, help="at most so many in a conversation")
 @click.option("--think-s", type=float, default=10.0, show_default=True, help="mean time from one turn to the next")
 @click.option("--prefixes", type=int, default=0, show_default=True, help="system prompts shared by conversations")

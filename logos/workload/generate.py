@@ -15,9 +15,10 @@ from typing import Any
 
 from logos.domain.nouns import Mode, Priority
 from logos.workload import prompts
-from logos.workload.rows import WorkloadRow
+from logos.workload.rows import TOKENS_MAX, WorkloadRow
 
 REQUESTS_MAX = 1_000_000
+WEIGHTS_MAX = 1e12
 PROMPT_SPREAD = 0.6  # sigma of the log-normal length of prompts
 DIURNAL_DEPTH = 0.9  # at night 10 % of the mean rate is left, at noon it is 190 %
 
@@ -65,8 +66,10 @@ class Traffic:
         _require(0 < self.burstiness <= 1000, "the burstiness should be more than 0 and at most 1000")
         _require(0 <= self.batch_share <= 1, "the batch share should be from 0 to 1")
         _require(min(self.priorities) >= 0 < sum(self.priorities), "one of the priorities' weights should be above 0")
+        _require(sum(self.priorities) <= WEIGHTS_MAX, f"the priorities' weights should be at most {WEIGHTS_MAX:g}")
         low, high = self.output_tokens
         _require(1 <= low <= high, "the output tokens should be a range such as 100-400")
+        _require(high <= TOKENS_MAX, f"the output tokens should be at most {TOKENS_MAX:,}")
         _require(1 <= self.prompt_tokens <= 1_000_000, "the prompt should have 1 to 1,000,000 tokens")
         _require(1 <= self.turns <= 100, "a conversation should have 1 to 100 turns")
         _require(0 <= self.think_s <= 86_400, "the time between turns should be from 0 s to a day")
