@@ -32,7 +32,7 @@ from logos.workload.chart_style import (
     short_name,
 )
 from logos.workload.exchanges import Exchange, Run
-from logos.workload.results import beside
+from logos.workload.results import beside, whole
 from logos.workload.statistics import PERCENTILES, known, quantile
 from logos.workload.summary import attainment, classes, prediction_error
 
@@ -40,9 +40,14 @@ SMALLEST_MS = 1.0  # what is shorter is drawn here on logarithmic axes
 LOG_FROM = 20.0  # a ratio of largest to median from which a linear axis would hide most of the points
 
 
+def targets(base: Path) -> tuple[Path, ...]:
+    """`BASE_NAME.png` for each chart."""
+    return tuple(beside(base, f"_{name}.png") for name in CHARTS)
+
+
 def draw(base: Path, run: Run) -> tuple[Path, ...]:
-    """Writes `BASE_NAME.png` for each chart and returns their paths. Raises OSError."""
-    return tuple(_drawn(beside(base, f"_{name}.png"), chart, run) for name, chart in CHARTS.items())
+    """Writes each of `targets` and returns their paths. Raises OSError."""
+    return tuple(_drawn(path, chart, run) for path, chart in zip(targets(base), CHARTS.values(), strict=True))
 
 
 def _drawn(path: Path, chart: Callable[[Axes, Run], None], run: Run) -> Path:
@@ -52,7 +57,8 @@ def _drawn(path: Path, chart: Callable[[Axes, Run], None], run: Run) -> Path:
         chart(axes, run)
         if not run.is_complete:
             figure.text(0.995, 0.005, "incomplete run", ha="right", va="bottom", color=VERMILION, fontsize=13)
-        figure.savefig(path)
+        with whole(path) as part:
+            figure.savefig(part, format="png")
     return path
 
 

@@ -16,7 +16,15 @@ from logos.workload import clock, progress
 from logos.workload.client import Replay, Target
 from logos.workload.exchanges import Run
 from logos.workload.records import with_records
-from logos.workload.results import base_of, write_details, write_summary
+from logos.workload.results import (
+    DETAILED_SUFFIX,
+    SUMMARY_SUFFIX,
+    base_of,
+    beside,
+    check_writable,
+    write_details,
+    write_summary,
+)
 from logos.workload.rows import WorkloadRow
 from logos.workload.summary import Metric, summarise
 
@@ -33,16 +41,18 @@ class Report:
 def replay(rows: Sequence[WorkloadRow], target: Target, output: Path, *, with_charts: bool = True) -> Report:
     """Blocks until the run has ended and its files are written. Raises OSError where they cannot be.
 
-    The directory is made before anything is sent, so that a run is not lost for want of one.
+    That they can be is looked at before anything is sent, so that a run is not lost for want of a directory.
     """
     base = base_of(output)
-    base.parent.mkdir(parents=True, exist_ok=True)
+    check_writable([beside(base, each) for each in (SUMMARY_SUFFIX, DETAILED_SUFFIX)])
+    if with_charts:
+        from logos.workload.charts import draw, targets
+
+        check_writable(targets(base))
     run = clock.run(replayed(rows, target))
     metrics = summarise(run)
     files: tuple[Path, ...] = (write_summary(base, metrics), write_details(base, run))
     if with_charts:
-        from logos.workload.charts import draw
-
         files += draw(base, run)
     return Report(run, metrics, files)
 

@@ -5,7 +5,7 @@ import pytest
 
 from logos.domain.errors import InvalidWorkload
 from logos.workload.exchanges import ServerFigures, recorded
-from logos.workload.results import base_of, read_details, write_details, write_summary
+from logos.workload.results import base_of, read_details, whole, write_details, write_summary
 from logos.workload.rows import WorkloadRow
 from logos.workload.summary import summarise
 from tests.support.exchanges import exchange, failed, run_of
@@ -43,6 +43,21 @@ def test_the_details_have_a_row_per_request_sent_and_are_read_back(tmp_path: Pat
     assert (second["ttft_ms"], second["team"]) == ("", "")
     assert (third["request_id"], third["team"], third["status"]) == ('odd, "id"', "red", "success")
     assert third["response_text"] == 'say "a",\nb\N{REPLACEMENT CHARACTER}'
+
+
+def test_a_file_that_could_not_be_finished_is_as_it_was(tmp_path: Path) -> None:
+    before = tmp_path / "x"
+    before.write_text("whole")
+
+    def breaks_off() -> None:
+        with whole(before) as part:
+            part.write_text("ha")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        breaks_off()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert before.read_text() == "whole"
 
 
 @pytest.mark.parametrize("content", [None, "", "a,b\n1,2\n"])
