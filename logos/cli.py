@@ -17,10 +17,13 @@ import click
 
 from logos import __version__
 from logos.commands.errors import BadInput
+from logos.commands.numbers import NOT_NEGATIVE
 from logos.domain.errors import InvalidDeclaration, LogosError
 
 if TYPE_CHECKING:
     import httpx
+
+    from logos.scheduling.replay import Difference
 
 API_BASE = "http://127.0.0.1:8080"
 KINDS = {
@@ -230,7 +233,7 @@ def list_keys(revoked: bool, api_base: str, logos_key: str | None, as_json: bool
 
 @key.command("rotate")
 @click.argument("name")
-@click.option("--grace-s", type=click.FloatRange(min=0), default=0.0, help="the old secret is good for so long")
+@click.option("--grace-s", type=NOT_NEGATIVE, default=0.0, help="the old secret is good for so long")
 @_platform_options
 def rotate_key(name: str, grace_s: float, api_base: str, logos_key: str | None, as_json: bool) -> None:
     """Give a key a new secret and print it, this once."""
@@ -298,7 +301,7 @@ def replay_journal(file: Path, as_json: bool) -> int:
     except InvalidDeclaration as error:
         raise BadInput(f"{file}: {error.message.removeprefix(f'{file} ')}") from None
     if as_json:
-        _print_json([{"index": each.index, "event": repr(each.event)} for each in differences])
+        _print_json([_shown(each) for each in differences])
     for each in [] if as_json else differences:
         click.echo(f"entry {each.index}: {each.event}")
         click.echo(f"  recorded: {list(each.expected)}")
@@ -306,6 +309,11 @@ def replay_journal(file: Path, as_json: bool) -> int:
     if not differences and not as_json:
         click.echo("the journal replays to the same commands")
     return 1 if differences else 0
+
+
+def _shown(difference: Difference) -> dict[str, Any]:
+    recorded, replayed = ([repr(each) for each in commands] for commands in (difference.expected, difference.got))
+    return {"index": difference.index, "event": repr(difference.event), "recorded": recorded, "replayed": replayed}
 
 
 def _document(fields: Sequence[str], *, name_first: bool = False) -> dict[str, Any]:

@@ -8,11 +8,8 @@ from typing import Any
 import click
 
 
-class PositiveFloat(click.FloatRange):
-    """A finite number above 0: a plain range lets NaN through, which compares with nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
+class FiniteFloat(click.FloatRange):
+    """A finite number within a range: a plain range lets NaN through, which compares with nothing."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found: float = super().convert(value, param, ctx)
@@ -21,4 +18,5 @@ class PositiveFloat(click.FloatRange):
         return found
 
 
-POSITIVE = PositiveFloat()
+POSITIVE = FiniteFloat(min=0, min_open=True)
+NOT_NEGATIVE = FiniteFloat(min=0)

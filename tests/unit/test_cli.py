@@ -36,6 +36,7 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
         (["upp"], "No such command 'upp'"),
         (["up", "--prot", "80"], "No such option"),
         (["up", "--port", "99999"], "--port"),
+        (["key", "rotate", "ci", "--grace-s", "nan"], "nan is not a finite number"),
         (["up", "--config", "gone.yaml"], "'gone.yaml' does not exist"),
         (["apply"], "Missing argument 'FILE' (see `logos apply --help`)"),
         (["key", "create"], "Missing argument 'NAME'"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from logos.actors.journal import JournalWriter, decode_entry, encode_entry, read_journal, replay_file
+from logos.cli import run
 from logos.domain.catalogue import Catalogue
 from logos.domain.errors import InvalidDeclaration
 from logos.domain.leases import SlotLease
@@ -73,6 +75,16 @@ def test_a_changed_command_is_a_difference(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"tier":"remote"', b'"tier":"warm"'))
     (difference,) = replay_file(path)
     assert difference.event == EVENTS[3]
+
+
+def test_the_command_tells_a_difference_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b'"tier":"remote"', b'"tier":"warm"'))
+    assert run(["journal", "replay", str(path), "--json"]) == 1
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["index"], told["event"]) == (3, repr(EVENTS[3]))
+    assert "Tier.WARM" in told["recorded"][0]
+    assert "Tier.REMOTE" in told["replayed"][0]
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
