@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from logos.domain.lifecycle import EngineState
 from logos.scheduling import commands as cmd
 from logos.scheduling import events as ev
 from logos.simulation.arrivals import Arrival
@@ -63,9 +64,12 @@ class DelayedSimulation(Simulation):
 
     def _drained(self, command: cmd.SleepEngine) -> None:
         """The poll has come. The engine may have died since it was told to sleep, which the core has heard."""
-        node = self._node_of.get(command.engine_id)
-        if node is not None and command.engine_id in node.engines:
+        if self._is_there(command.engine_id):
             super()._order(command)
+
+    def _is_there(self, engine_id: str) -> bool:
+        node = self._node_of.get(engine_id)
+        return node is not None and engine_id in node.engines
 
     def _confirm(self, event: ev.Event) -> None:
         """That a transition is over is seen by the next poll."""
@@ -73,6 +77,9 @@ class DelayedSimulation(Simulation):
         self.agenda.at(self.agenda.now + after_s, self._confirmed, event)
 
     def _confirmed(self, event: Any) -> None:
+        """The poll has come, and finds nothing of an engine that has died since."""
+        if event.state is not EngineState.COLD and not self._is_there(event.engine_id):
+            return
         at = self.agenda.now
         seen = ev.EngineChanged(at, event.engine_id, event.state, event.seconds, event.memory_mib, event.reason)
         self._told_awake_at[event.engine_id] = at
