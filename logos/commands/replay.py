@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from logos.commands.errors import BadInput
 from logos.commands.numbers import POSITIVE
 from logos.domain.errors import InvalidWorkload
 
@@ -29,12 +30,6 @@ ERRORS_SHOWN = 5
 # Rows of the printed table, each with these statistics of the summary as columns; the file has all of them.
 PRINTED_TIMES = ("ttft", "tpot", "inter_token", "total_latency", "queue_wait", "predicted_ttft", "server_ttft")
 PRINTED_STATISTICS = ("avg", "p50", "p95", "p99")
-
-
-class BadInput(click.ClickException):
-    """What was given cannot be used; nothing was sent."""
-
-    exit_code = 2
 
 
 @click.command("replay")
