@@ -15,11 +15,12 @@ BIN = $(VENV)/bin
 # The check for changes costs milliseconds, so every target asks for it.
 INSTALL = $(PYTHON) tools/install.py $(VENV) test
 
-.PHONY: help install run test check format bench test-vllm lock clean
+.PHONY: help install run test fuzz check format bench test-vllm lock clean
 
 help:
 	@echo "make run         install, then run the platform in the foreground (ARGS='--port 9000')"
 	@echo "make test        every test that needs no GPU (ARGS='-k name')"
+	@echo "make fuzz        the property tests once more, with many new examples"
 	@echo "make check       lint, format, types, architecture"
 	@echo "make bench       every benchmark, each printing a ratio (ARGS=name for one)"
 	@echo "make test-vllm   the tests against a real vLLM on the CPU"
@@ -33,6 +34,10 @@ run: install
 
 test: install
 	@$(BIN)/python -m pytest -m "not vllm" $(ARGS)
+
+# With examples drawn anew each time; a failure ends with the example, to be kept as a test.
+fuzz: install
+	@$(BIN)/python -m pytest -m "hypothesis and not vllm" --hypothesis-profile=fuzz --timeout=3600 $(ARGS)
 
 check: install
 	$(BIN)/ruff check .

@@ -142,7 +142,9 @@ class Pace:
             situation = _believable(situation)
             x, regime = self._features(situation)
             p50, p90 = self._first_token(situation, x, regime)
-            p50, p90 = min(p50, LONGEST_S), min(max(p50, p90), LONGEST_S)
+            # What is done already is taken off what there was to do, and rounding can leave less than nothing of it.
+            p50 = min(max(0.0, p50), LONGEST_S)
+            p90 = min(max(p50, p90), LONGEST_S)
         return Forecast(p50, p90)
 
     @property

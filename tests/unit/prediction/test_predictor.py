@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from logos.domain.nouns import EngineSpec
@@ -254,6 +254,10 @@ def test_more_prompt_tokens_never_predict_less(
 
 
 @given(HISTORIES, situations())
+@example(  # all of the prompt in flight is done, and what is left of it came out as -2e-19 s
+    [(Situation(0, 0), 0.0), (Situation(0, 0, prefill_tokens=1), 0.0)],
+    Situation(0, 0, prefill_tokens=1, prefill_elapsed_s=1.0, neighbours=1),
+)
 def test_forecasts_are_finite_and_their_quantiles_do_not_cross(
     history: list[tuple[Situation, float]], met: Situation
 ) -> None:
