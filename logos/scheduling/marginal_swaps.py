@@ -327,8 +327,10 @@ class MarginalSwaps:
 
     def _left_behind(self, claim: Claim, group: Sequence[EndpointState]) -> list[EndpointState]:
         """The victims' models that nobody serves any more, unless they come in with the claimant."""
-        owners = {each.endpoint_id: self._owner(each) for each in claim.victims if each.state not in SERVING}
-        return [each for each in owners.values() if not each.awake and not each.live and each not in group]
+        gone = dict.fromkeys(each.endpoint_id for each in claim.victims if each.state not in SERVING)
+        known = self._state.endpoints  # the model of one that has ended may have been forgotten since
+        owners = [known[each] for each in gone if each in known]
+        return [each for each in owners if not each.awake and not each.live and each not in group]
 
     def _group(self, claim: Claim) -> list[EndpointState]:
         """The claimant, and whoever waits and would find room beside it once the victims have gone."""

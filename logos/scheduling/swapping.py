@@ -281,7 +281,7 @@ class Claims:
         asleep = [each for each in self._sleeping(claim.node) if each is not claim.sleeper]
         free = claim.node.host_free_mib()
         for victim in claim.victims:
-            if victim.has_slept or not self._transitions.is_able_to_sleep(victim):
+            if victim.state not in SERVING or victim.has_slept or not self._transitions.is_able_to_sleep(victim):
                 continue
             if free + sum(each.host_mib for each in asleep) < victim.host_mib:
                 continue

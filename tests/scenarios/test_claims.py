@@ -111,6 +111,33 @@ def test_who_leaves_the_catalogue_and_runs_on_keeps_nobody_from_claiming_what_id
     assert sleeps([*it.arrives(patient("a", 3)), *it.passes(10.0)]) == [TWO]
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_claim_goes_on_when_the_model_of_a_victim_that_died_has_left_the_catalogue(policy: str) -> None:
+    it = Prompt(pooled(1), pooled(2), pooled(3, gib=32), policy=policy)
+    it.node_seen(node("n", 32), seen(1, EngineState.AWAKE), seen(2, EngineState.AWAKE))
+    it.now += 100.0
+    it.arrives(patient("x", 2))
+    it.arrive(*(patient(f"a{each}", 3) for each in range(3)))
+    it.engine_fails(ONE)
+    it.cold(ONE)
+    it.declares(pooled(2), pooled(3, gib=32))
+    said = [*it.passes(1.0), *it.finishes("x"), *it.passes(20.0)]
+    assert sleeps(said) == [TWO]
+
+
+def test_for_the_weights_of_a_victim_that_died_nobody_goes_to_disk() -> None:
+    it = Prompt(pooled(1), pooled(2), pooled(3, gib=32), pooled(4), policy="slo", idle_in_the_way_s=900.0)
+    awake = (seen(each, EngineState.AWAKE) for each in (1, 2))
+    it.node_seen(node("n", 32, host_gib=40), *awake, seen(4, EngineState.ASLEEP))
+    it.now += 100.0
+    it.arrives(patient("x", 2))
+    it.arrive(*(patient(f"a{each}", 3) for each in range(3)))
+    it.engine_fails(ONE)
+    it.cold(ONE)
+    said = [*it.finishes("x"), *it.passes(20.0)]
+    assert (sleeps(said), stops(said)) == ([TWO], [])
+
+
 def contested(policy: str) -> World:
     """m1 runs x; the requests that wait for m2 claim its memory."""
     it = world(policy)
