@@ -35,6 +35,7 @@ class DeadlineQueue(FairQueue[Item]):
         self._eligible: list[tuple[float, int, Entry[Item]]] = []
 
     def _enter(self, entry: Entry[Item]) -> None:
+        self._advance()
         flow, keys = entry.flow, self._waiting_of.setdefault(entry.team, {})
         keys[flow] = keys.get(flow, 0) + 1
         entry.start = max(self._virtual, self._finish.get(flow, 0.0))
@@ -55,9 +56,7 @@ class DeadlineQueue(FairQueue[Item]):
             self._sweep()
 
     def _first(self) -> Entry[Item]:
-        while not self._by_start[0][2].is_waiting:
-            heapq.heappop(self._by_start)
-        self._virtual = max(self._virtual, self._by_start[0][0])
+        self._advance()
         reach = self._virtual + AHEAD_TOKENS
         while self._held and (self._held[0][0] <= reach or not self._held[0][2].is_waiting):
             _, number, entry = heapq.heappop(self._held)
@@ -68,7 +67,16 @@ class DeadlineQueue(FairQueue[Item]):
         return self._eligible[0][2]
 
     def _served(self, entry: Entry[Item]) -> None:
-        """The virtual time follows whoever is furthest behind, in `_first`."""
+        """The virtual time follows whoever is furthest behind."""
+
+    def _advance(self) -> None:
+        """The virtual time is that of whoever is furthest behind now: whether anybody has looked before must not count,
+        so this is made sure of before anybody comes."""
+        by_start = self._by_start
+        while by_start and not by_start[0][2].is_waiting:
+            heapq.heappop(by_start)
+        if by_start:
+            self._virtual = max(self._virtual, by_start[0][0])
 
     def _sweep(self) -> None:
         """Dead entries go, and flows that finished in the virtual past, which start like unknown ones."""

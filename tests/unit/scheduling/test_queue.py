@@ -221,6 +221,31 @@ def test_the_bound_holds_in_long_lines_too(kind: type[FairQueue[Job]], seed: int
     check_bound_and_order(kind, steps, chance)
 
 
+@pytest.mark.parametrize("kind", [FairQueue, DeadlineQueue])
+@pytest.mark.parametrize("seed", range(8))
+def test_who_looks_at_the_queue_now_and_then_changes_nothing(kind: type[FairQueue[Job]], seed: int) -> None:
+    chance = Random(seed)
+    seen, unseen = kind(), kind()
+    for arrival in range(600):
+        if len(seen) < 2 or chance.random() < 0.5:
+            flow, tokens, deadline = chance.randrange(4), 1000.0 * chance.randrange(20), chance.random()
+            for queue in (seen, unseen):
+                name = f"j{arrival}"
+                queue.push(name, Job(name), rank=0, flow=flow, cost=tokens, overtakes=99, deadline=deadline)
+        elif chance.random() < 0.5:
+            gone = chance.choice(list(seen)).name
+            seen.remove(gone)
+            unseen.remove(gone)
+        else:
+            chosen = unseen.peek()
+            assert chosen is not None
+            assert seen.peek() == chosen, arrival
+            seen.pop(chosen.name)
+            unseen.pop(chosen.name)
+        seen.peek()
+    assert drained(seen) == drained(unseen)
+
+
 @given(STEPS)
 def test_everything_that_goes_in_comes_out_once(steps: list[object]) -> None:
     queue: FairQueue[Job] = FairQueue()
