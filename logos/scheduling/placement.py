@@ -99,11 +99,11 @@ class Placement:
     # Inside: choosing.
 
     def _choose(self, ticket: Ticket) -> Choice | Refusal:
-        """The policy's choice among the candidates that can serve at all, healthy ones first."""
+        """The policy's choice among the candidates that can serve at all: if there are any, of the clear ones."""
         state, request = self._state, ticket.request
         assert request is not None
         views: list[View] = []
-        healthy: list[View] = []
+        clear: list[View] = []
         refusals: list[Refusal] = []
         for candidate in request.candidates:
             endpoint = state.endpoints.get(candidate.endpoint_id)
@@ -114,10 +114,10 @@ class Placement:
                 refusals.append(view)
                 continue
             views.append(view)
-            if endpoint.circuit.admits(state.now) and self._held_back(ticket, endpoint) is None:
-                healthy.append(view)
+            if self._is_clear(ticket, endpoint):
+                clear.append(view)
         if views:
-            return self._policy(healthy or views, Stake(ticket.slo_ttft_s, state.settings))
+            return self._policy(clear or views, Stake(ticket.slo_ttft_s, state.settings))
         if refusals:
             # What may pass is told rather than what will not.
             return next((each for each in refusals if each.code == "no_capacity"), refusals[0])
@@ -125,6 +125,14 @@ class Placement:
         if request.candidates and is_early:
             return Choice(request.candidates[0].endpoint_id)
         return Refusal("no_capacity", "none of its endpoints is known to the scheduler", RETRY_AFTER_MIN_S)
+
+    def _is_clear(self, ticket: Ticket, endpoint: EndpointState) -> bool:
+        """It is healthy, its rate admits the request before it gives up and, if it may not wait, a place is free."""
+        if not endpoint.circuit.admits(self._state.now) or self._held_back(ticket, endpoint) is not None:
+            return False
+        if ticket.gives_up_at > ticket.arrived_at:
+            return True
+        return not endpoint.queue and place_for(self._state, endpoint, ticket) is not None
 
     def _choose_again(self, endpoint: EndpointState) -> None:
         """What waits there goes elsewhere if it now would; who stays keeps the place in line."""

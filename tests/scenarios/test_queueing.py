@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from logos.domain.nouns import Mode, Priority
-from tests.scenarios.world import World, dispatched, grants, rejected, rejects, remote, request, revokes
+from logos.domain.nouns import Mode, Place, Priority
+from tests.scenarios.world import World, dispatched, dispatches, grants, rejected, rejects, remote, request, revokes
 
 
 def served(world: World, first: str) -> list[str]:
@@ -89,6 +89,15 @@ def test_a_request_that_may_not_wait_goes_at_once_or_is_rejected_at_once() -> No
     [reject] = rejects(world.arrives(request("c", queue_timeout_s=0.0)))
     assert (reject.request_id, reject.code, reject.queue_wait_s) == ("c", "queue_timeout", 0.0)
     assert dispatched(world.finishes("a")) == ["b"]
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "utilization", "ettft", "slo"])
+def test_a_request_that_may_not_wait_goes_to_any_of_its_candidates_that_is_free(policy: str) -> None:
+    world = World(remote(1, parallel=1), remote(2, parallel=1), remote(3, requests_per_minute=1), policy=policy)
+    world.arrive(request("a"), request("b", 3, queue_timeout_s=10.0))
+    better = {1: 90.0, 3: 50.0, 2: 0.0}
+    assert dispatches(world.arrives(request("c", weights=better, queue_timeout_s=0.0))) == [("c", Place(2))]
+    assert rejected(world.arrives(request("d", weights=better, queue_timeout_s=0.0))) == [("d", "queue_timeout")]
 
 
 def test_what_an_idle_lease_holds_is_asked_back_for_a_request_that_may_not_wait() -> None:
