@@ -191,12 +191,12 @@ class State:
             place.backlog.left(ticket.request_id, self.now, *self.predictor.prompt_cost_s(ticket.endpoint_id))
         if not place.running:
             place.idle_since = self.now
-        place.inherited = min(place.inherited, place.held) if place.inherited else 0
         lease = self.leases.get(ticket.lease_id) if ticket.lease_id is not None else None
         if lease is not None:
             del lease.running[ticket.request_id]
             if lease.state is LeaseState.SPENT and not lease.running:
                 self.drop_lease(lease)
+        place.inherited = min(place.inherited, place.held) if place.inherited else 0
         endpoint.grown(place)
 
     # Leases.

@@ -35,6 +35,15 @@ def test_leases_of_before_the_restart_go_on_under_their_ids() -> None:
     assert (renewed.lease_id, renewed.slots) == ("1-1", 3)
 
 
+def test_a_slot_of_a_lease_is_its_holders_again_where_more_is_held_than_there_is() -> None:
+    world = World(remote(1, parallel=4), epoch=2)
+    world.gateway_seen("g1", HELD, running=(("x", Place(1)), ("y", Place(1))))
+    world.reports("1-1", "z")
+    world.reports("1-1", ended=("z",))
+    assert (world.endpoint(1)["running"], world.endpoint(1)["leased_unused"]) == (2, 3)
+    assert dispatched(world.arrives(request("a"))) == []
+
+
 def test_a_lease_of_before_the_restart_runs_out_when_its_holder_said() -> None:
     world = World(remote(1, parallel=3), epoch=2)
     world.gateway_seen("g1", HELD)
