@@ -249,14 +249,16 @@ class Capacity:
         return Outlook(refusal=self._memory_is_held(endpoint, nodes), memory_is_short=True)
 
     def _will_have_room(self, endpoint: EndpointState, node: NodeState, *, dismissed: bool) -> bool:
-        """Once those have left that leave, the `dismissed` among them or not: these may take as long as they like."""
+        """Once those have left that leave, and whom they make room for has come; the `dismissed` among them or not:
+        these may take as long as they like."""
         endpoint_id, engines = endpoint.endpoint.id, node.engines.values()
         leaving = [each for each in engines if each.is_leaving and (dismissed or not each.is_dismissed)]
+        claimed = self._claims.unsettled(node)
         asleep = (each for each in endpoint.engines.values() if each.state is EngineState.ASLEEP)
         sleeper = next((each for each in asleep if each.node_id == node.node.id), None)
         if sleeper is None:
-            return node.fit(spec_of(endpoint), endpoint_id, without=leaving) is not None
-        free = node.free_mib(endpoint_id, without=[*leaving, sleeper])
+            return node.fit(spec_of(endpoint), endpoint_id, without=leaving, besides=claimed) is not None
+        free = node.free_mib(endpoint_id, without=[*leaving, sleeper], besides=claimed)
         return all(free.get(index, -1) >= sleeper.memory_per_gpu_mib for index in sleeper.gpu_indices)
 
     def _is_idle(self, engine: Engine) -> bool:

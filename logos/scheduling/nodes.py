@@ -172,10 +172,15 @@ class NodeState:
         return self._roomiest_mib >= spec.memory_per_gpu_mib
 
     def free_mib(
-        self, endpoint_id: int | None = None, *, without: Iterable[Engine] = (), asleep: Iterable[Engine] = ()
+        self,
+        endpoint_id: int | None = None,
+        *,
+        without: Iterable[Engine] = (),
+        asleep: Iterable[Engine] = (),
+        besides: Iterable[Reservation] = (),
     ) -> dict[int, int]:
         """Free memory by GPU index, for engines of this endpoint (what is reserved for others is not), as if the
-        engines `without` were gone and the engines `asleep` slept."""
+        engines `without` were gone, the engines `asleep` slept and what `besides` asks for were reserved."""
         free = self.unheld_mib()
         for engine in without:
             _add(free, engine.gpu_indices, engine.held_per_gpu_mib)
@@ -184,6 +189,8 @@ class NodeState:
         for reserved_for, reservation in self.reserved.items():
             if reserved_for != endpoint_id:
                 _add(free, reservation.gpu_indices, -reservation.memory_per_gpu_mib)
+        for reservation in besides:
+            _add(free, reservation.gpu_indices, -reservation.memory_per_gpu_mib)
         return free
 
     def host_free_mib(self) -> float:
@@ -206,9 +213,10 @@ class NodeState:
         *,
         without: Iterable[Engine] = (),
         asleep: Iterable[Engine] = (),
+        besides: Iterable[Reservation] = (),
     ) -> Fit | None:
         """Best fit: the GPUs with the least free memory that suffices, for an engine of this endpoint."""
-        free = self.free_mib(endpoint_id, without=without, asleep=asleep)
+        free = self.free_mib(endpoint_id, without=without, asleep=asleep, besides=besides)
         need = spec.memory_per_gpu_mib
         enough = sorted((left, index) for index, left in free.items() if left >= need)[: spec.gpus]
         if len(enough) < spec.gpus:

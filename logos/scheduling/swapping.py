@@ -42,6 +42,11 @@ class Claim:
         return self.endpoint.endpoint.id
 
     @property
+    def reservation(self) -> Reservation:
+        """What its engine will take."""
+        return Reservation(self.gpu_indices, spec_of(self.endpoint).memory_per_gpu_mib)
+
+    @property
     def is_nearly_over(self) -> bool:
         """All its victims have left or are leaving."""
         return self.is_settled and not any(victim.state in SERVING for victim in self.victims)
@@ -81,6 +86,11 @@ class Claims:
                 claim = self._on(node, endpoint, [*sleeping, *serving], for_good=True)
             if claim is not None:
                 yield claim
+
+    def unsettled(self, node: NodeState) -> list[Reservation]:
+        """What those will take who claim memory there and have not told anybody to leave yet."""
+        claims = self._state.claims.values()
+        return [each.reservation for each in claims if each.node is node and not each.is_settled]
 
     def is_busy(self, node: NodeState) -> bool:
         """Whether models are changing places there already."""
@@ -127,9 +137,7 @@ class Claims:
         """Its victims leave as soon as they have drained, and who comes is certain of the memory."""
         claim.is_settled = True
         self._state.timers.cancel(claim.timer)
-        claim.node.reserved[claim.endpoint_id] = Reservation(
-            claim.gpu_indices, spec_of(claim.endpoint).memory_per_gpu_mib
-        )
+        claim.node.reserved[claim.endpoint_id] = claim.reservation
         if claim.is_for_good:
             for victim in claim.victims:
                 if victim.state is EngineState.ASLEEP:

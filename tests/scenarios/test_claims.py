@@ -79,6 +79,33 @@ def test_what_waits_for_a_victim_is_not_loaded_beside_it() -> None:
     assert it.states() == {ONE: "draining"}
 
 
+def test_memory_that_another_claims_is_not_waited_for_where_somebody_else_could_make_room() -> None:
+    it = Prompt(*(pooled(each) for each in (1, 2, 3, 4)), policy="slo")
+    it.node_seen(node("n", 16), seen(1, EngineState.AWAKE))
+    it.node_seen(node("o", 16), EngineSeen("o/m2/1", 2, (0,), EngineState.AWAKE, 16 * GIB))
+    it.now += 100.0
+    it.arrives(patient("x", 1, output_tokens_max=2000))
+    it.arrives(patient("y", 2, output_tokens_max=3000))
+    it.arrives(patient("a", 3))
+    assert it.states() == {ONE: "draining", "o/m2/1": "awake"}
+    it.arrives(patient("b", 4))
+    assert it.states() == {ONE: "draining", "o/m2/1": "draining"}
+    assert sleeps([*it.finishes("y"), *it.passes(1.0)]) == ["o/m2/1"]
+
+
+def test_who_fits_beside_another_that_claims_waits_for_the_same_victims() -> None:
+    it = Prompt(pooled(1, gib=16), pooled(2, gib=8), pooled(3, gib=8), pooled(4, gib=8), policy="slo")
+    it.node_seen(node("n", 16), seen(1, EngineState.AWAKE))
+    it.node_seen(node("o", 8), EngineSeen("o/m2/1", 2, (0,), EngineState.AWAKE, 8 * GIB))
+    it.now += 100.0
+    it.arrive(patient("x", 1, output_tokens_max=2000), patient("y", 2, output_tokens_max=3000))
+    it.arrive(patient("a", 3), patient("b", 4))
+    assert it.states() == {ONE: "draining", "o/m2/1": "awake"}
+    it.finishes("x")
+    it.passes(1.0)
+    assert [each.endpoint_id for each in loads(it.asleep(ONE))] == [3, 4]
+
+
 # What holds memory and does not give it back.
 
 
