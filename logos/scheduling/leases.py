@@ -183,9 +183,13 @@ class Leases:
         self._state.touch(lease.place.endpoint_id)
 
     def _start(self, lease: Lease, request_id: str) -> None:
-        """A request runs under the lease: a new one, or one that was adopted at the same place after a restart."""
+        """A request runs under the lease: a new one, one that was adopted at the same place after a restart, or one
+        that broke under another lease, which is told with the other news of that one."""
         state, place = self._state, self._state.place(lease.place)
         known = state.tickets.get(request_id)
+        if known is not None and _has_moved(known, lease):
+            state.end(known)
+            known = None
         if known is None:
             known = Ticket(request_id, lease.gateway_id, lease.place.endpoint_id, state.now)
             known.state = RequestState.STARTED
@@ -221,6 +225,12 @@ def _is_adopted(ticket: Ticket, lease: Lease) -> bool:
     """Whether it was told to run at the lease's place, and not yet that it runs under the lease."""
     is_unclaimed = ticket.request is None and ticket.lease_id is None
     return is_unclaimed and ticket.gateway_id == lease.gateway_id and ticket.place == lease.place
+
+
+def _has_moved(ticket: Ticket, lease: Lease) -> bool:
+    """Whether its gateway had started it under another lease: it runs in one place at a time."""
+    is_ours = ticket.request is None and ticket.gateway_id == lease.gateway_id
+    return is_ours and ticket.lease_id != lease.lease_id and not _is_adopted(ticket, lease)
 
 
 def _live(place: PlaceState, gateway_id: str) -> Lease | None:

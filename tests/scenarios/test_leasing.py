@@ -265,6 +265,19 @@ def test_a_retry_after_a_failure_under_a_lease_is_placed_even_before_the_report_
     assert world.endpoint(1)["running"] == 1
 
 
+def test_a_retry_under_another_lease_counts_even_before_the_report_of_the_failure() -> None:
+    world = World(remote(1, parallel=9), remote(2, parallel=3))
+    first = leased(world)
+    [second] = grants(world.arrives(request("a", 2)))
+    world.reports(first.lease_id, "x")
+    world.reports(second.lease_id, "x")
+    world.returns(second.lease_id, "x")
+    world.reports(first.lease_id, ended=("x",), ok=False)
+    assert (world.endpoint(1)["running"], world.endpoint(2)["running"]) == (1, 2)
+    assert dispatched(world.arrive(request("b", 2), request("c", 2))) == ["b"]
+    assert dispatched(world.reports(second.lease_id, ended=("x",))) == ["c"]
+
+
 def test_endpoints_with_rates_are_never_leased() -> None:
     world = World(remote(1, parallel=9, requests_per_minute=100))
     assert grants(world.arrives(request("a"))) == []
