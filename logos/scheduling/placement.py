@@ -146,6 +146,8 @@ class Placement:
                 endpoint.drop(ticket)
                 self._enqueue(ticket, choice)
                 state.touch(choice.endpoint_id)
+                if not endpoint.queue:
+                    state.touch(endpoint.endpoint.id)  # nobody need make room for it any more
         if endpoint.queue and endpoint.is_removed:
             # They wait for a catalogue that names it, and not for long.
             self._recheck(endpoint, state.now + state.settings.catalogue_grace_s)

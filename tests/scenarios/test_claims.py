@@ -7,7 +7,7 @@ import pytest
 from logos.domain.lifecycle import EngineState
 from logos.scheduling.events import EngineSeen
 from tests.scenarios.contested import GIB, ONE, THREE, TWO, Prompt, patient, world
-from tests.scenarios.world import World, dispatched, loads, node, pooled, sleeps, stops, wakes
+from tests.scenarios.world import World, dispatched, loads, node, pooled, remote, request, sleeps, stops, wakes
 
 POLICIES = ["fcfs", "utilization", "ettft", "slo"]
 
@@ -33,6 +33,24 @@ def test_a_victim_that_woke_for_a_request_of_its_own_makes_room_too() -> None:
     assert it.states() == {ONE: "stopping", TWO: "stopping"}
     it.cold(ONE)
     assert [each.endpoint_id for each in loads(it.cold(TWO))] == [3]
+
+
+# Who waits goes elsewhere.
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "slo"])
+def test_a_claim_ends_at_once_when_all_that_waited_for_it_have_gone_elsewhere(policy: str) -> None:
+    it = Prompt(pooled(1), pooled(2), remote(9), policy=policy, circuit_faults=1)
+    it.node_seen(node("n", 16), seen(1, EngineState.AWAKE))
+    it.node_seen(node("o", 16), EngineSeen("o/m2/1", 2, (0,), EngineState.AWAKE, 16 * GIB))
+    it.now += 100.0
+    it.arrive(patient("x", 1), patient("y", 2))
+    it.node_lost("o")
+    either = {"weights": {2: 9.0, 9: 0.0}, "queue_timeout_s": 900.0, "slo_ttft_s": 900.0}
+    it.arrive(*(request(each, **either) for each in ("a", "b", "c")))
+    assert it.states() == {ONE: "draining"}
+    assert dispatched(it.fails("y")) == ["a", "b", "c"]
+    assert it.states() == {ONE: "awake"}
 
 
 # Room appears elsewhere.
