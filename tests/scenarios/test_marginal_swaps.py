@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from logos.domain.lifecycle import EngineState
+from logos.domain.nouns import Endpoint
 from logos.scheduling.drains import Drains
 from logos.scheduling.events import EngineSeen
 from tests.scenarios.contested import FOUR, GIB, ONE, TWO, Prompt, patient, served, until, world
@@ -116,6 +117,72 @@ def test_who_waits_for_a_victim_that_has_left_would_wait_longer_too() -> None:
         assert it.states()[TWO] == "falling_asleep"
         it.arrive(*(patient(f"b{each}", 2) for each in range(behind)))
         assert dispatched(it.arrives(patient("late", 1, output_tokens_max=200))) == admitted
+
+
+def left_behind(it: World) -> list[str]:
+    """Whose waiting requests are out until the one claim that there is has been served."""
+    [claim] = it.scheduler._state.claims.values()
+    rules = it.scheduler._capacity._rules
+    return [each.model_name for each in rules._left_behind(claim, rules._group(claim))]
+
+
+def crowded(*more: Endpoint, replicas: int = 1, m4_gib: int = 32) -> World:
+    """m1, m2 and m3 are awake, m4 wants memory of theirs; m1 runs something short, and m2 has left or begun to."""
+    it = Prompt(pooled(1), pooled(2, gib=8, replicas=(0, replicas)), pooled(4, gib=m4_gib), *more, policy="slo")
+    awake = [(ONE, 16), (TWO, 8), ("n/m2/93" if replicas > 1 else "n/m3/93", 8)]
+    engines = [EngineSeen(each, int(each[3]), (0,), EngineState.AWAKE, gib * GIB) for each, gib in awake]
+    asleep = EngineSeen(FOUR, 4, (0,), EngineState.ASLEEP, m4_gib * GIB)
+    it.node_seen(replace(node("n", 40), transitions_at_once=1), *engines, asleep)
+    served(it, 1, 1)
+    served(it, 2, 1)
+    until(it, 150.0)
+    it.arrives(patient("x", 1, output_tokens_max=30))
+    if replicas > 1:
+        it.arrives(patient("y", 2, output_tokens_max=30))
+    it.arrive(*(patient(f"a{each}", 4) for each in range(500)))
+    it.passes(1.0)
+    it.arrives(patient("b", 2, output_tokens_max=9000))
+    return it
+
+
+def test_who_waits_for_a_victim_that_has_left_is_left_behind() -> None:
+    it = crowded(pooled(3, gib=8, pinned=True, replicas=(1, 1)))
+    assert it.states() == {ONE: "draining", TWO: "falling_asleep", "n/m3/93": "awake", FOUR: "asleep"}
+    assert left_behind(it) == ["m2"]
+
+
+def test_nobody_is_left_behind_of_whose_engines_one_still_serves() -> None:
+    it = crowded(replicas=2, m4_gib=40)
+    assert sorted(it.states().values()) == ["asleep", "draining", "draining", "falling_asleep"]
+    assert left_behind(it) == []
+
+
+def test_nobody_is_left_behind_who_comes_in_with_the_claimant() -> None:
+    it = crowded(pooled(3, gib=8, pinned=True, replicas=(1, 1)))
+    it.asleep(TWO)
+    it.declares(pooled(1), pooled(2, gib=8), pooled(4, gib=32))
+    it.cold("n/m3/93")
+    assert it.states() == {ONE: "draining", TWO: "asleep", FOUR: "asleep"}
+    assert left_behind(it) == []
+
+
+def test_nobody_is_left_behind_who_comes_elsewhere() -> None:
+    it = crowded(pooled(3, gib=8, pinned=True, replicas=(1, 1)))
+    it.asleep(TWO)
+    assert left_behind(it) == ["m2"]
+    assert [each.node_id for each in loads(it.node_seen(node("o", 8)))] == ["o"]
+    assert left_behind(it) == []
+
+
+def test_nobody_leaves_while_another_comes_on_the_same_gpus_however_many_may_at_once() -> None:
+    it = Prompt(pooled(1), pooled(2, gib=24), pooled(3, gib=8), policy="slo")
+    asleep = EngineSeen("n/m3/93", 3, (0,), EngineState.ASLEEP, 8 * GIB)
+    it.node_seen(node("n", 40), EngineSeen(ONE, 1, (0,), EngineState.AWAKE, 16 * GIB), asleep)
+    it.now += 100.0
+    assert wakes(it.arrives(patient("c", 3))) == ["n/m3/93"]
+    assert sleeps([*it.arrive(*(patient(f"a{each}", 2) for each in range(9))), *it.passes(5.0)]) == []
+    assert it.states()[ONE] == "draining"
+    assert sleeps(it.awake("n/m3/93", 5.0)) == [ONE]
 
 
 def test_once_a_victim_has_left_the_other_does_not_run_on_and_on() -> None:
