@@ -19,6 +19,8 @@ from logos.scheduling.tickets import Ticket
 def dispatch(state: State, ticket: Ticket, endpoint: EndpointState, place: PlaceState) -> None:
     """The request leaves the queue of its endpoint and runs at the place, which must have room."""
     endpoint.serve(ticket)
+    if not endpoint.queue and endpoint.endpoint.id in state.claims:
+        state.touch(endpoint.endpoint.id)  # nobody need make room for it any more
     del state.waiting[ticket.request_id]
     state.timers.cancel(ticket.deadline)
     ticket.deadline = None

@@ -64,6 +64,13 @@ def test_who_waits_for_a_victim_comes_at_once_where_a_node_has_joined(policy: st
     assert it.scheduler.summary()["claims"] == []
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_claim_ends_at_once_when_an_engine_that_has_turned_up_serves_all_that_waited(policy: str) -> None:
+    it = contested(policy)
+    it.node_seen(node("n2", 16), EngineSeen("n2/m2/1", 2, (0,), EngineState.AWAKE, 16 * GIB))
+    assert (it.endpoint(2)["running"], it.states()[ONE]) == (3, "awake")
+
+
 def test_what_waits_for_a_victim_is_served_where_a_node_has_joined() -> None:
     it = World(pooled(1), pooled(2, gib=24), policy="fcfs")
     it.node_seen(node("n", 24), seen(1, EngineState.AWAKE))
