@@ -278,6 +278,16 @@ def test_a_retry_under_another_lease_counts_even_before_the_report_of_the_failur
     assert dispatched(world.reports(second.lease_id, ended=("x",))) == ["c"]
 
 
+def test_what_others_started_or_the_scheduler_placed_is_not_taken_for_a_retry_under_a_lease() -> None:
+    world = World(remote(1, parallel=9))
+    lease, other = leased(world), leased(world, "g2")
+    world.reports(lease.lease_id, "x", "first-g1")
+    assert (world.endpoint(1)["running"], world.endpoint(1)["leased_unused"]) == (3, 4)
+    world.reports(other.lease_id, "x")
+    world.gateway_lost("g2")
+    assert (world.endpoint(1)["running"], world.endpoint(1)["leased_unused"]) == (2, 3)
+
+
 def test_endpoints_with_rates_are_never_leased() -> None:
     world = World(remote(1, parallel=9, requests_per_minute=100))
     assert grants(world.arrives(request("a"))) == []
