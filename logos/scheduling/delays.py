@@ -1,4 +1,5 @@
-"""What must pass before a pooled endpoint can begin with a request at all: loads, wakes, and others making room.
+"""What must pass before a pooled endpoint can begin with a request at all: loads, wakes, and others making room; and
+what that would cost those others.
 
 Estimates for placing and for Retry-After, from the books and the predictor. Nothing is decided here.
 """
@@ -43,7 +44,31 @@ class Delays:
             claim = next(self._claims.options(endpoint, _engine_id), None)
         return self._over(claim) if claim is not None else self._turn(endpoint)
 
+    def displaced_s(self, endpoint: EndpointState, outlook: Outlook | None) -> float:
+        """What other models' requests would wait longer, all together, if others had to make room for it: those that
+        come for them while they are out, each the way back."""
+        if outlook is None or not outlook.claimable:
+            return 0.0
+        claim = next(self._claims.options(endpoint, _engine_id), None)
+        return sum(self._misses_s(victim, claim) for victim in claim.victims) if claim is not None else 0.0
+
     # Inside.
+
+    def _misses_s(self, victim: Engine, claim: Claim) -> float:
+        """Of one victim."""
+        owner, predictor = self._state.endpoints[victim.endpoint_id], self._state.predictor
+        coming = Transition.LOAD if claim.sleeper is None else Transition.WAKE
+        returning = Transition.LOAD if claim.is_for_good else Transition.WAKE
+        there_s = predictor.transition(claim.endpoint_id, claim.node.node.id, coming).p50
+        sleep_s = predictor.transition(claim.endpoint_id, claim.node.node.id, Transition.SLEEP).p50
+        back_s = sleep_s + self._transition(victim, returning).p50
+        arrivals_per_s = owner.demand.per_s(self._state.now) / max(owner.awake, 1)
+        return arrivals_per_s * (there_s + self._stay_s(claim.endpoint) + back_s) * back_s
+
+    def _stay_s(self, endpoint: EndpointState) -> float:
+        """Of one answer, alone."""
+        tokens = self._state.predictor.answers.span(endpoint.endpoint.model_id, -1)
+        return self._state.predictor.stay(endpoint.endpoint.id, tokens, 1).p50
 
     def _rest(self, engine: Engine) -> Span:
         return self._transition(engine, ON_THE_WAY[engine.state]).less(self._state.now - engine.since)
@@ -62,10 +87,8 @@ class Delays:
         if engine is None:
             wait_s = self._state.settings.load_prior_s
         else:
-            tokens = self._state.predictor.answers.span(endpoint.endpoint.model_id, -1)
-            stay_s = self._state.predictor.stay(endpoint.endpoint.id, tokens, 1).p50
             ways_s = self._transition(engine, Transition.SLEEP).p50 + self._transition(engine, Transition.WAKE).p50
-            wait_s = 2.0 * ways_s + stay_s
+            wait_s = 2.0 * ways_s + self._stay_s(endpoint)
         return Span(wait_s, wait_s * UNKNOWN_UPPER)
 
     def _transition(self, engine: Engine, kind: Transition) -> Span:

@@ -86,7 +86,6 @@ class SchedulerSettings:
     # Priors, until something has been observed.
     service_prior_s: float = 3.0
     load_prior_s: float = 45.0
-    wake_prior_s: float = 2.5
     output_prior_tokens: int = 256
 
     def __post_init__(self) -> None:

@@ -97,6 +97,7 @@ class Views:
             ttft_p90_s=forecast.ttft_p90_s,
             price=self._price(endpoint, candidate, request),
             quality=candidate.quality,
+            displaced_s=self._delays.displaced_s(endpoint, outlook) if len(request.candidates) > 1 else 0.0,
         )
 
     def _price(self, endpoint: EndpointState, candidate: Candidate, request: Request) -> float:

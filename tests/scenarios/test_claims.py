@@ -40,7 +40,7 @@ def test_a_victim_that_woke_for_a_request_of_its_own_makes_room_too() -> None:
 
 @pytest.mark.parametrize("policy", ["fcfs", "slo"])
 def test_a_claim_ends_at_once_when_all_that_waited_for_it_have_gone_elsewhere(policy: str) -> None:
-    it = Prompt(pooled(1), pooled(2), remote(9), policy=policy, circuit_faults=1)
+    it = Prompt(pooled(1), pooled(2), remote(9), policy=policy, circuit_faults=1, cost_displaced=0.0)
     it.node_seen(node("n", 16), seen(1, EngineState.AWAKE))
     it.node_seen(node("o", 16), EngineSeen("o/m2/1", 2, (0,), EngineState.AWAKE, 16 * GIB))
     it.now += 100.0

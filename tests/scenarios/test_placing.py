@@ -339,3 +339,16 @@ def test_the_answers_of_a_model_are_forgotten_with_its_last_endpoint() -> None:
     assert models(world) == set()
     world.finishes("b")
     assert models(world) == {2}
+
+
+def test_slo_displaces_a_model_that_is_seldom_asked_for_and_none_that_is_in_demand() -> None:
+    for came, chosen in ((1, []), (60, ["a"])):
+        world = World(pooled(1), pooled(2), remote(3), policy="slo", idle_sleep_s=900.0, idle_in_the_way_s=900.0)
+        awake = EngineSeen("n/m1/1", 1, (0,), EngineState.AWAKE, 16 * 1024)
+        world.node_seen(node("n", 24), awake, EngineSeen("n/m2/1", 2, (0,), EngineState.ASLEEP, 16 * 1024))
+        for number in range(came):
+            world.arrives(request(f"x{number}", 1))
+            world.finishes(f"x{number}")
+        world.passes(30.0)
+        asked = request("a", weights={2: 9.0, 3: 0.0}, slo_ttft_s=900.0)
+        assert dispatched(world.arrives(asked)) == chosen

@@ -30,6 +30,11 @@ class Told(World):
         outlook = None if endpoint.live else capacity.outlook(endpoint)
         return Delays(state, capacity._claims).until_served(endpoint, outlook)
 
+    def displaced_s(self, endpoint_id: int) -> float:
+        state, capacity = self.scheduler._state, self.scheduler._capacity
+        endpoint = state.endpoints[endpoint_id]
+        return Delays(state, capacity._claims).displaced_s(endpoint, capacity.outlook(endpoint))
+
     def takes(self, endpoint_id: int, transition: Transition) -> Span:
         return self.scheduler._state.predictor.transition(endpoint_id, "n", transition)
 
@@ -93,3 +98,21 @@ def test_who_makes_room_itself_is_back_after_once_there_and_back() -> None:
 def test_who_was_never_there_and_has_nothing_to_hope_for_yet_is_told_a_load() -> None:
     told = Told(node("n", 24), m1=EngineState.STOPPING)
     assert told.delay(2).p50 == told.scheduler._state.settings.load_prior_s
+
+
+def test_those_are_displaced_who_come_while_a_model_is_out_and_wait_for_its_way_back() -> None:
+    told = Told(node("n", 24), m1=EngineState.AWAKE, m2=EngineState.ASLEEP)
+    for number in range(30):
+        told.arrives(request(f"x{number}", 1))
+        told.finishes(f"x{number}")
+        told.now += 1.0
+    state = told.scheduler._state
+    stay_s = state.predictor.stay(2, state.predictor.answers.span(2, -1), 1).p50
+    back_s = told.takes(2, SLEEP).p50 + told.takes(1, WAKE).p50
+    out_s = told.takes(2, WAKE).p50 + stay_s + back_s
+    assert told.displaced_s(2) == pytest.approx(state.endpoints[1].demand.per_s(state.now) * out_s * back_s)
+    assert told.displaced_s(2) > 10.0
+
+
+def test_where_there_is_room_nobody_is_displaced() -> None:
+    assert Told(node("n", 40), m1=EngineState.AWAKE, m2=EngineState.ASLEEP).displaced_s(2) == 0.0
