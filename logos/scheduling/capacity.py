@@ -253,7 +253,7 @@ class Capacity:
         these may take as long as they like."""
         endpoint_id, engines = endpoint.endpoint.id, node.engines.values()
         leaving = [each for each in engines if each.is_leaving and (dismissed or not each.is_dismissed)]
-        claimed = self._claims.unsettled(node)
+        claimed = self._claims.unsettled(node, endpoint)
         asleep = (each for each in endpoint.engines.values() if each.state is EngineState.ASLEEP)
         sleeper = next((each for each in asleep if each.node_id == node.node.id), None)
         if sleeper is None:

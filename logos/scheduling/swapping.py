@@ -87,10 +87,10 @@ class Claims:
             if claim is not None:
                 yield claim
 
-    def unsettled(self, node: NodeState) -> list[Reservation]:
-        """What those will take who claim memory there and have not told anybody to leave yet."""
-        claims = self._state.claims.values()
-        return [each.reservation for each in claims if each.node is node and not each.is_settled]
+    def unsettled(self, node: NodeState, endpoint: EndpointState) -> list[Reservation]:
+        """What others than this endpoint will take who claim memory there and have not told anybody to leave yet."""
+        others = [each for each in self._state.claims.values() if each.node is node and each.endpoint is not endpoint]
+        return [each.reservation for each in others if not each.is_settled]
 
     def is_busy(self, node: NodeState) -> bool:
         """Whether models are changing places there already."""

@@ -118,6 +118,16 @@ def test_memory_that_another_claims_is_not_waited_for_where_somebody_else_could_
     assert sleeps([*it.finishes("y"), *it.passes(1.0)]) == ["o/m2/1"]
 
 
+def test_who_has_claimed_memory_waits_for_that_and_claims_no_more() -> None:
+    it = Prompt(*(pooled(each) for each in (1, 2, 3)), policy="slo")
+    it.node_seen(node("n", 16), seen(1, EngineState.AWAKE))
+    it.now += 100.0
+    it.arrive(patient("x", 1, output_tokens_max=2000), patient("a", 3))
+    it.node_seen(node("o", 16), EngineSeen("o/m2/1", 2, (0,), EngineState.AWAKE, 16 * GIB))
+    outlook = it.scheduler._capacity.outlook(it.scheduler._state.endpoints[3])
+    assert (outlook.memory_is_short, outlook.claimable, outlook.refusal) == (True, False, None)
+
+
 def test_who_fits_beside_another_that_claims_waits_for_the_same_victims() -> None:
     it = Prompt(pooled(1, gib=16), pooled(2, gib=8), pooled(3, gib=8), pooled(4, gib=8), policy="slo")
     it.node_seen(node("n", 16), seen(1, EngineState.AWAKE))
