@@ -26,10 +26,11 @@ class Idling:
         return [engine for engine in endpoint.engines.values() if self.is_idle(engine, endpoint)]
 
     def sleep_after(self, engine: Engine, endpoint: EndpointState, idle_s: float) -> None:
-        """Puts it to sleep if it has idled for `idle_s`; otherwise its endpoint is touched when it will have."""
+        """Puts it to sleep if it has idled for `idle_s`, or is one too many; otherwise its endpoint is touched when it
+        will have."""
         if not self.is_idle(engine, endpoint) or not self._may_sleep(engine, endpoint):
             return
-        now, idle_until = self._state.now, self.idle_since(engine) + idle_s
+        now, idle_until = self._state.now, self.idle_since(engine) + (0.0 if endpoint.has_surplus else idle_s)
         if now >= idle_until:
             self._transitions.ask_back(engine)
             if self._transitions.is_drained(engine):

@@ -194,8 +194,18 @@ class EndpointState:
         spec = self.endpoint.engine
         if spec is None or spec.pinned or self.live <= spec.min_replicas:
             return 0
-        staying = sum(each.state is EngineState.AWAKE and each.claimed_by is None for each in self.engines.values())
-        return max(staying - spec.min_replicas, 0)
+        return max(self._staying - spec.min_replicas, 0)
+
+    @property
+    def has_surplus(self) -> bool:
+        """More engines serve than shall: others came while these were asked to make room, or fewer are declared now."""
+        spec = self.endpoint.engine
+        return spec is not None and self._staying > max(spec.max_replicas, 1)
+
+    @property
+    def _staying(self) -> int:
+        """Engines that serve and have not been asked to make room."""
+        return sum(each.state is EngineState.AWAKE and each.claimed_by is None for each in self.engines.values())
 
     @property
     def is_contested(self) -> bool:

@@ -88,6 +88,30 @@ def test_leases_are_asked_back_before_a_victim_sleeps() -> None:
     assert sleeps(world.returns(lease.lease_id)) == [M1]
 
 
+@pytest.mark.parametrize("policy", ["ettft", "slo"])
+def test_of_more_engines_than_there_shall_be_one_that_does_nothing_sleeps_at_once(policy: str) -> None:
+    world = World(pooled(1, replicas=(0, 2)), policy=policy)
+    engines = (EngineSeen(f"n/m1/{each}", 1, (each,), EngineState.AWAKE, 16 * GIB) for each in (0, 1))
+    world.node_seen(node("n", 16, 16), *engines)
+    assert dispatched(world.arrives(request("x"))) == ["x"]
+    assert sleeps(world.passes(1.0)) == []
+    assert sleeps(world.declares(pooled(1, replicas=(0, 1)))) == ["n/m1/1"]
+    assert sleeps([*world.finishes("x"), *world.passes(1.0)]) == []
+
+
+def test_a_victim_in_whose_place_another_has_come_meanwhile_sleeps_when_it_has_nothing_to_do() -> None:
+    world = serving(policy="ettft")
+    commands = world.arrive(request("x", 1), request("a", 2), request("b", 2), request("c", 2), request("late", 1))
+    assert world.states() == {M1: "draining"}
+    world.returns(*revokes(commands))
+    [load] = loads(world.node_seen(node("n2", 16)))
+    assert dispatched(world.awake(load.engine_id)) == ["late"]
+    for each in ("a", "b", "c"):
+        world.leaves(each)
+    assert world.states() == {M1: "awake", load.engine_id: "awake"}
+    assert sleeps(world.finishes("x")) == [M1]
+
+
 def test_an_idle_engine_with_a_lease_serves_on_until_the_lease_is_back() -> None:
     world = serving(policy="slo")
     [lease] = grants(world.arrives(request("x", 1)))
