@@ -133,7 +133,7 @@ class Flow:
             headers=headers,
             accepted_at=accepted_at,
             began=began,
-            client_ip=self.proxies.client_of(scope, headers),
+            client_ip=self.proxies.client_of(scope),
             client_request_id=client_id.decode("latin-1") if client_id else None,
         )
         return accepted, admitted
