@@ -8,6 +8,7 @@ computed by `billing`; nothing is sent anywhere from here.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,6 @@ from logos.domain.catalogue import Catalogue
 from logos.domain.lifecycle import Outcome, UsageSource
 from logos.domain.nouns import Endpoint, Key, LogLevel, Tier
 from logos.domain.records import Attempt, Charge, Closing, Opening
-from logos.gateway.auth import KEY_HEADERS
 from logos.gateway.media import without_media
 from logos.gateway.outbox import Outbox
 from logos.gateway.parsing import ParsedRequest
@@ -253,13 +253,19 @@ def _kept_payload(payload: bytes) -> str:
     return without_media(payload).decode("utf-8", "replace")
 
 
-# Header names that carry credentials, whatever their value looks like.
-_SECRET_HEADERS = frozenset({b"authorization", b"cookie", b"proxy-authorization", *KEY_HEADERS})
+# Names of headers that carry credentials, whatever their values look like, and of those that tell where a client is:
+# that is `client_ip`'s to say, and only of a proxy that the operator has named.
+_SECRET_NAMES = re.compile(rb"auth(?!or\b)|[-_]?key$|token|secret|passw|cookie|credential|signature")
+_ADDRESS_NAMES = re.compile(rb"forwarded(?:-for)?$|(?:^|-|client)ip(?:v6)?$|external-address$|remote-addr")
 
 
 def _kept_headers(headers: Mapping[bytes, bytes]) -> dict[str, str]:
-    """A request's headers as a record may keep them: no credential, and nothing that looks like one."""
+    """A request's headers as a record may keep them: no credential, nothing that looks like one, and no address."""
     return {
-        name.decode("latin-1"): "[redacted]" if name in _SECRET_HEADERS else redact(value.decode("latin-1"))
+        name.decode("latin-1"): "[redacted]" if _is_hidden(name) else redact(value.decode("latin-1"))
         for name, value in headers.items()
     }
+
+
+def _is_hidden(name: bytes) -> bool:
+    return _SECRET_NAMES.search(name) is not None or _ADDRESS_NAMES.search(name) is not None

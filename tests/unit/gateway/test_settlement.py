@@ -57,23 +57,48 @@ def streamed(sound: str) -> bytes:
     return b"data: " + json.dumps({"choices": [{"delta": {"audio": {"data": sound}}}]}).encode() + b"\n\n"
 
 
+def accepted_of(raw: bytes, headers: dict[bytes, bytes] | None = None, level: LogLevel = LogLevel.FULL) -> Accepted:
+    return Accepted(
+        request_id="r1",
+        route="/v1/chat/completions",
+        key=Key(1, "k", "k", b"", log_level=level),
+        parsed=parse("chat", raw, {}),
+        resolved=Resolved(Policy(0, "default"), Priority.MID, (), 1, None),
+        catalogue=Catalogue(),
+        headers=headers or {},
+        accepted_at=1_790_000_000.0,
+        began=0.0,
+    )
+
+
 def test_a_record_keeps_a_whole_exchange_but_not_the_bytes_of_its_pictures_and_sounds(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path, "g1")
     settlement = Settlement("g1", outbox, Instruments(), lambda: 1_790_000_000.0)
     medium = base64.b64encode(b"x" * 1000).decode()
-    accepted = Accepted(
-        request_id="r1",
-        route="/v1/chat/completions",
-        key=Key(1, "k", "k", b"", log_level=LogLevel.FULL),
-        parsed=parse("chat", question(f"data:image/png;base64,{medium}"), {}),
-        resolved=Resolved(Policy(0, "default"), Priority.MID, (), 1, None),
-        catalogue=Catalogue(),
-        headers={},
-        accepted_at=1_790_000_000.0,
-        began=0.0,
-    )
+    accepted = accepted_of(question(f"data:image/png;base64,{medium}"))
     settlement.close(accepted, Ending(Outcome.SUCCESS, 200, response=streamed(medium) * 2))
     (record,) = outbox.take_batch(1, 1_790_000_000.0)
     assert record.opening.input_payload == question("[image/png, 1000 bytes]").decode()
     assert record.closing is not None
     assert record.closing.response_payload == (streamed("[audio, 1000 bytes]") * 2).decode()
+
+
+HIDDEN = (
+    *("authorization", "proxy-authorization", "x-api-key", "api-key", "logos_key", "logos-key", "cookie"),
+    *("x-goog-api-key", "ocp-apim-subscription-key", "x-auth-token", "x-amz-security-token", "x-vault-secret"),
+    *("x-forwarded-for", "forwarded", "x-real-ip", "true-client-ip", "cf-connecting-ip", "x-azure-clientip"),
+    *("x-original-forwarded-for", "x-envoy-external-address"),
+)
+SHOWN = ("user-agent", "x-forwarded-proto", "x-author", "x-logos-priority", "x-tip", "content-type")
+
+
+def test_the_headers_on_record_hold_no_credential_and_do_not_say_where_the_client_is(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path, "g1")
+    settlement = Settlement("g1", outbox, Instruments(), lambda: 1_790_000_000.0)
+    headers = {name.encode(): b"203.0.113.9 or a word" for name in (*HIDDEN, *SHOWN)}
+    settlement.close(accepted_of(question("x"), headers), Ending(Outcome.SUCCESS, 200))
+    (record,) = outbox.take_batch(1, 1_790_000_000.0)
+    kept = record.opening.headers
+    assert kept is not None
+    assert {name for name, value in kept.items() if value == "[redacted]"} == set(HIDDEN)
+    assert all(kept[name] == "203.0.113.9 or a word" for name in SHOWN)
