@@ -22,7 +22,7 @@ from logos.gateway.asgi import CLIENT_REQUEST_ID_HEADER
 from logos.gateway.auth import is_stale
 from logos.gateway.client_address import TrustedProxies
 from logos.gateway.directory import Directory
-from logos.gateway.errors import status_of
+from logos.gateway.errors import RefusedByUpstream, status_of
 from logos.gateway.faults import Fault
 from logos.gateway.fingerprint import beginning, may_be_shared
 from logos.gateway.http import HeaderList, Receive, Scope, Send, headers_of
@@ -154,7 +154,7 @@ class Flow:
             ending = Ending(
                 result.outcome,
                 499 if result.outcome is Outcome.CLIENT_LEFT else result.http_status,
-                result.error_message,
+                accepted.may_say(result.error_message, result.error_summary),
                 accepted.usage,
                 result.tokens,
                 result.kept,
@@ -166,7 +166,8 @@ class Flow:
                 ending = Ending(Outcome.CLIENT_LEFT, 499, ClientLeft().message)
             raise
         except LogosError as error:
-            ending = Ending(_outcome_of(error), status_of(error), error.message)
+            summary = error.summary if isinstance(error, RefusedByUpstream) else None
+            ending = Ending(_outcome_of(error), status_of(error), accepted.may_say(error.message, summary))
             raise
         finally:
             began = self.clock()
@@ -395,7 +396,6 @@ class Flow:
         if relayed is not None and relayed.usage is not None:
             accepted.usage = normalise(relayed.usage)
         usage = accepted.usage or {}
-        reason = fault.message if fault is not None else relayed.error_message if relayed is not None else None
         blamed = not ok and not left and (fault is None or fault.endpoint_fault)
         end = Ended(
             request_id=tried.grant.request_id,
@@ -413,7 +413,7 @@ class Flow:
         self.placement.ended(
             tried.grant,
             end,
-            fault=(reason or "failed") if blamed else None,
+            fault=_reason(result) if blamed else None,
             retry_after_s=fault.retry_after_s if fault is not None else None,
             outrun=outrun is not None,
             is_typical=is_fresh or "cached_prompt" in usage,
@@ -431,10 +431,12 @@ class Flow:
         message: str | None = None
         match result:
             case RelayResult():
-                outcome, http_status, message = result.outcome, result.http_status, result.error_message
+                outcome, http_status = result.outcome, result.http_status
+                message = accepted.may_say(result.error_message, result.error_summary)
                 first_byte_at = accepted.first_token_at
             case Fault():
-                outcome, http_status, message = result.outcome, result.http_status, result.message
+                outcome, http_status = result.outcome, result.http_status
+                message = accepted.may_say(result.message, result.summary)
             case Outrun():
                 outcome = Outcome.OUTRUN
                 if result.answer is not None:
@@ -457,6 +459,17 @@ class Flow:
             is_hedge=tried.is_hedge,
             house_cost=house_cost,
         )
+
+
+def _reason(result: RelayResult | Fault | Outrun | None) -> str:
+    """Why a try failed, for the scheduler and its journal: in no words but ours."""
+    match result:
+        case Fault():
+            return result.summary or result.message
+        case RelayResult():
+            return result.error_summary or result.error_message or "failed"
+        case _:
+            return "failed"
 
 
 def _first_byte_at(tried: Try, answer: WholeAnswer | StreamAnswer) -> float:

@@ -61,6 +61,7 @@ class RelayResult:
     tokens: int = 0
     bytes_sent: int = 0
     error_message: str | None = None
+    error_summary: str | None = None  # without the upstream's words, where there are any in the message
     kept: bytes | None = field(default=None, repr=False)
     cancelled: bool = False
 
@@ -171,7 +172,7 @@ class StreamAnswer:
             if fault is None:
                 return self._result(clock, Outcome.SUCCESS)
             await self._end_with(send, fault.error)
-            return self._result(clock, fault.outcome, fault.message)
+            return self._result(clock, fault.outcome, fault.message, fault.summary)
         except asyncio.CancelledError:
             return self._result(clock, Outcome.CLIENT_LEFT, CLIENT_LEFT, cancelled=True)
         except OSError:
@@ -260,7 +261,13 @@ class StreamAnswer:
             self._kept += out[:room]
 
     def _result(
-        self, clock: Clock, outcome: Outcome, message: str | None = None, *, cancelled: bool = False
+        self,
+        clock: Clock,
+        outcome: Outcome,
+        message: str | None = None,
+        summary: str | None = None,
+        *,
+        cancelled: bool = False,
     ) -> RelayResult:
         return RelayResult(
             outcome=outcome,
@@ -271,6 +278,7 @@ class StreamAnswer:
             tokens=self.events.tokens,
             bytes_sent=self._bytes_sent,
             error_message=message,
+            error_summary=summary,
             kept=bytes(self._kept) if self._terms.keep_bytes_max else None,
             cancelled=cancelled,
         )

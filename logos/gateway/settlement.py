@@ -67,6 +67,10 @@ class Accepted:
     def keeps_payloads(self) -> bool:
         return self.key.log_level is LogLevel.FULL
 
+    def may_say(self, message: str | None, summary: str | None) -> str | None:
+        """What its record may say went wrong. `summary`: the same without the words of somebody else, if it has any."""
+        return message if summary is None or self.keeps_payloads else summary
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
