@@ -33,7 +33,7 @@ from logos.gateway.race import Outrun, Try, first_byte
 from logos.gateway.relay import RelayResult, StreamAnswer, Terms, WholeAnswer, open_answer
 from logos.gateway.resolution import Resolution
 from logos.gateway.responses import ServedBy, response_headers
-from logos.gateway.settlement import Accepted, Ending, Settlement
+from logos.gateway.settlement import RECORDS_FULL, Accepted, Ending, Settlement
 from logos.gateway.steps import Steps
 from logos.gateway.watch import ClientWatch
 from logos.providers.openai import OpenAITargets
@@ -118,7 +118,7 @@ class Flow:
         resolved = await self.resolution.resolve(catalogue, key, parsed, request_id)
         steps.add("resolve", (now := clock()) - then)
         if self.outbox.is_full:
-            raise NoCapacity("Records of earlier requests cannot be stored at the moment.", code="outbox_full")
+            raise NoCapacity(RECORDS_FULL, code="outbox_full")
         tokens = resolved.prompt_tokens + self._output_tokens(parsed) * parsed.choices
         admitted = self.admission.admit_at_once(key, tokens) or await self.admission.admit(key, tokens)
         steps.add("admit", clock() - now)

@@ -7,7 +7,9 @@ computed by `billing`; nothing is sent anywhere from here.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from logos.billing.cost import charge
 from logos.billing.prices import FREE, PriceBook, Tariff
 from logos.billing.usage import normalise
 from logos.domain.catalogue import Catalogue
+from logos.domain.errors import NoCapacity
 from logos.domain.lifecycle import Outcome, UsageSource
 from logos.domain.nouns import Endpoint, Key, LogLevel, Tier
 from logos.domain.records import Attempt, Charge, Closing, Opening
@@ -27,6 +30,10 @@ from logos.gateway.placement import Grant
 from logos.gateway.resolution import Resolved
 from logos.telemetry.logs import redact
 from logos.telemetry.metrics import Instruments
+
+log = logging.getLogger(__name__)
+
+RECORDS_FULL = "Records of earlier requests cannot be stored at the moment."
 
 
 @dataclass(slots=True)
@@ -99,19 +106,23 @@ class Settlement:
         self._book = PriceBook(())
 
     def open(self, accepted: Accepted) -> None:
-        """Before the first upstream byte. Raises OSError if the outbox cannot be written."""
-        if not accepted.opened:
+        """Before the first upstream byte. Raises NoCapacity if the outbox cannot be written."""
+        if accepted.opened:
+            return
+        try:
             self._outbox.open(self._opening(accepted))
-            accepted.opened = True
+        except OSError as error:
+            log.error("request %s is refused, its record cannot be written: %s", accepted.request_id, error.strerror)
+            raise NoCapacity(RECORDS_FULL, code="outbox_full") from None
+        accepted.opened = True
 
     def close(self, accepted: Accepted, ending: Ending) -> Closing | None:
         """The one end of a request. A second call changes nothing and returns None."""
         if accepted.closed:
             return None
         accepted.closed = True
-        if not accepted.opened:
-            self._outbox.open(self._opening(accepted))
-            accepted.opened = True
+        with contextlib.suppress(NoCapacity):  # nothing was sent anywhere, and there is no record
+            self.open(accepted)
         closing = self._closing(accepted, ending)
         self._outbox.close(closing)
         self._count(accepted, closing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -190,6 +191,29 @@ async def test_an_upstream_that_fails_is_answered_for_and_recorded_once(
     assert rows(database_url, "SELECT result_status, attempts, usage_source FROM log_entry") == [
         ("upstream_error", 1, "none")
     ]
+
+
+async def test_a_full_disk_refuses_requests_and_holds_nothing_of_their_keys_limits(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await remote.apply({"keys": [{"name": "one", "key": WATCHED, "limits": {"concurrent": 1}}]})
+    upstream.answer("m", chat())
+
+    def no_space(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with client_of(remote) as client:
+        client.headers["authorization"] = f"Bearer {WATCHED}"
+        with monkeypatch.context() as broken:
+            broken.setattr("logos.gateway.outbox.os.write", no_space)
+            answers = [await client.post(CHAT, json=hello("m")) for _ in range(2)]
+        answers.append(await client.post(CHAT, json=hello("m")))
+    assert [answer.status_code for answer in answers] == [503, 503, 200]
+    assert [answer.json()["error"]["code"] for answer in answers[:2]] == ["outbox_full"] * 2
+    assert answers[0].headers["retry-after"]
+    await until(lambda: is_idle(remote))
+    assert rows(database_url, "SELECT result_status FROM log_entry") == [("success",)]
+    assert len(upstream.of("m")) == 1
 
 
 def error_then(message: str) -> Answer:
