@@ -289,13 +289,16 @@ class _Outline(msgspec.Struct):
 
     usage: msgspec.Raw = msgspec.Raw()
     error: msgspec.Raw = msgspec.Raw()
+    object: msgspec.Raw = msgspec.Raw()
     choices: msgspec.Raw = msgspec.Raw()
     data: msgspec.Raw = msgspec.Raw()
 
-    def error_or_none(self) -> object:
-        """The error of an answer that has nothing else to say."""
-        raw = bytes(self.error)
-        return None if not raw or bytes(self.choices) or bytes(self.data) else _decode(raw)
+    def error_in(self, body: bytes) -> Any:
+        """The error of an answer that has nothing else to say. vLLM's older one has no `error` around it."""
+        if bytes(self.choices) or bytes(self.data):
+            return None
+        raw = bytes(self.error) or (body if bytes(self.object) == b'"error"' else b"")
+        return _decode(raw) if raw else None
 
 
 _decode_outline = msgspec.json.Decoder(_Outline).decode
@@ -343,7 +346,7 @@ async def _whole(upstream: UpstreamResponse, target: Target, terms: Terms, clock
     body = first + await _read(upstream, ANSWER_BYTES_MAX) if first else b""
     try:
         outline = _decode_outline(body)
-        error = outline.error_or_none()
+        error = outline.error_in(body)
         if error:
             return refusal(hidden_error_status(error), upstream.headers, body, target.secrets)
         return WholeAnswer(upstream, body, bytes(outline.usage), first_byte_at, terms)
