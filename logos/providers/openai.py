@@ -80,7 +80,22 @@ def _target(base_url: str, path: str, headers: dict[istr, str], secrets: tuple[s
         raise _misdeclared() from None
     if url.scheme not in {"http", "https"} or not url.raw_host:
         raise _misdeclared()
-    return Target(url, CIMultiDict(headers), (*secrets, url.raw_authority))
+    return Target(url, CIMultiDict(headers), (*secrets, *_secrets_of(url)))
+
+
+# Of a query string: parameters that are no secrets, and the shortest value that is one and no part of other words.
+_OPEN_PARAMETERS = frozenset({"api-version"})
+_SECRET_CHARACTERS_MIN = 6
+
+
+def _secrets_of(url: URL) -> tuple[str, ...]:
+    """What of a URL nobody may see, longest first. A host without a dot is a word that may mean something else."""
+    host = url.raw_host or ""
+    found = {value for name, value in url.query.items() if name not in _OPEN_PARAMETERS} | {url.password or ""}
+    found = {each for each in found if len(each) >= _SECRET_CHARACTERS_MIN} | {url.raw_authority}
+    if "." in host or ":" in host:
+        found.add(host)
+    return tuple(sorted(found, key=lambda each: (-len(each), each)))
 
 
 def _misdeclared() -> UpstreamFailed:
