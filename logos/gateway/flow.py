@@ -346,7 +346,8 @@ class Flow:
         access = self.directory.access.get(endpoint.provider_id)
         if access is None:
             raise DirectoryStale
-        return self.targets.remote(access, path)
+        is_azure = accepted.catalogue.provider[endpoint.provider_id].kind == "azure"
+        return self.targets.remote(access, path, endpoint.upstream_model if is_azure else None)
 
     def _terms(self, accepted: Accepted, endpoint: Endpoint) -> Terms:
         tariff = self.settlement.tariff(accepted.catalogue, endpoint.model_id, endpoint.provider_id)
