@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +22,11 @@ from logos.domain.errors import NoCapacity
 from logos.domain.lifecycle import Outcome, UsageSource
 from logos.domain.nouns import Endpoint, Key, LogLevel, Tier
 from logos.domain.records import Attempt, Charge, Closing, Opening
-from logos.gateway.media import without_media
+from logos.gateway.kept import kept_headers, kept_payload
 from logos.gateway.outbox import Outbox
 from logos.gateway.parsing import ParsedRequest
 from logos.gateway.placement import Grant
 from logos.gateway.resolution import Resolved
-from logos.telemetry.logs import redact
 from logos.telemetry.metrics import Instruments
 
 log = logging.getLogger(__name__)
@@ -177,8 +175,8 @@ class Settlement:
             slo_ttft_ms=accepted.slo_ttft_ms,
             slo_total_ms=parsed.controls.slo_total_ms,
             classification_statistics=resolved.statistics,
-            input_payload=_kept_payload(parsed.raw) if full else None,
-            headers=_kept_headers(accepted.headers) if full else None,
+            input_payload=kept_payload(parsed.raw) if full else None,
+            headers=kept_headers(accepted.headers) if full else None,
             gateway_id=self._gateway_id,
         )
 
@@ -214,7 +212,7 @@ class Settlement:
             was_cold_start=cold,
             load_duration_ms=_ms(grant.load_s) if grant is not None else None,
             overhead_ms=_ms(accepted.overhead_s),
-            response_payload=_kept_payload(ending.response) if ending.response is not None else None,
+            response_payload=kept_payload(ending.response) if ending.response is not None else None,
         )
 
     def _usage(self, accepted: Accepted, ending: Ending) -> tuple[Mapping[str, int], UsageSource]:
@@ -261,26 +259,3 @@ class Settlement:
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
-
-
-def _kept_payload(payload: bytes) -> str:
-    """A body as a record may keep it."""
-    return without_media(payload).decode("utf-8", "replace")
-
-
-# Names of headers that carry credentials, whatever their values look like, and of those that tell where a client is:
-# that is `client_ip`'s to say, and only of a proxy that the operator has named.
-_SECRET_NAMES = re.compile(rb"auth(?!or\b)|[-_]?key$|token|secret|passw|cookie|credential|signature")
-_ADDRESS_NAMES = re.compile(rb"forwarded(?:-for)?$|(?:^|-|client)ip(?:v6)?$|external-address$|remote-addr")
-
-
-def _kept_headers(headers: Mapping[bytes, bytes]) -> dict[str, str]:
-    """A request's headers as a record may keep them: no credential, nothing that looks like one, and no address."""
-    return {
-        name.decode("latin-1"): "[redacted]" if _is_hidden(name) else redact(value.decode("latin-1"))
-        for name, value in headers.items()
-    }
-
-
-def _is_hidden(name: bytes) -> bool:
-    return _SECRET_NAMES.search(name) is not None or _ADDRESS_NAMES.search(name) is not None
