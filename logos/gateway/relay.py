@@ -11,6 +11,7 @@ asked, what is retried and what is recorded is decided elsewhere; so are the res
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ from logos.providers.transport import Target, Transport, UpstreamResponse
 FIRST_EVENT_BYTES_MAX = 1024 * 1024
 ANSWER_BYTES_MAX = 512 * 1024 * 1024
 REFUSAL_BYTES_MAX = 64 * 1024
+REFUSAL_S_MAX = 1.0
 END_AFTER_DONE_S = 1.0  # how long an upstream may take to end its answer once it said [DONE]
 
 Clock = Callable[[], float]
@@ -398,8 +400,10 @@ async def _read(upstream: UpstreamResponse, bytes_max: int) -> bytes:
 
 
 async def _read_begin(upstream: UpstreamResponse) -> bytes:
-    """As much of a refusal as can be worth telling."""
+    """As much of a refusal as can be worth telling. Its status is there, so its words are not waited for long."""
     begun = b""
-    while len(begun) < REFUSAL_BYTES_MAX and (chunk := await upstream.read_chunk()):
-        begun += chunk
+    with contextlib.suppress(TimeoutError, LogosError):
+        async with asyncio.timeout(REFUSAL_S_MAX):
+            while len(begun) < REFUSAL_BYTES_MAX and (chunk := await upstream.read_chunk()):
+                begun += chunk
     return begun

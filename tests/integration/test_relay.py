@@ -333,6 +333,18 @@ async def test_refusals_of_any_shape_become_openais(said: bytes, message: str) -
         assert (status, error_of(body)["message"]) == (400, message)
 
 
+@pytest.mark.parametrize("rest", [[HANG], [b'{"error":', HANG], [b'{"error":', CLOSE], [RESET]])
+@pytest.mark.parametrize("status", ["400 Bad Request", "429 Too Many Requests"])
+async def test_a_refusal_whose_body_never_ends_is_still_that_refusal(status: str, rest: list[Any]) -> None:
+    head = f"HTTP/1.1 {status}\r\nretry-after: 7\r\ncontent-length: 100\r\n\r\n".encode()
+    async with raw_upstream([head, *rest]) as upstream, door(target_of(upstream)) as at:
+        told, headers, body = await post(at)
+        assert (str(told), error_of(body)["message"]) == (status[:3], f"The model's endpoint answered {told}.")
+        assert headers.get("retry-after") == ("7" if told == 429 else None)
+        if HANG in rest:
+            await asyncio.wait_for(upstream.closed_by_client.wait(), 1.0)
+
+
 async def test_a_refusal_inside_the_first_event_has_its_own_status() -> None:
     event = b'data: {"error":{"message":"too long","type":"BadRequestError","code":400}}\n\ndata: [DONE]\n\n'
     async with raw_upstream(script([event])) as upstream, door(target_of(upstream)) as at:
