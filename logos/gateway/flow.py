@@ -23,7 +23,7 @@ from logos.gateway.auth import is_stale
 from logos.gateway.client_address import TrustedProxies
 from logos.gateway.directory import Directory
 from logos.gateway.errors import RefusedByUpstream, status_of
-from logos.gateway.faults import Fault
+from logos.gateway.faults import Fault, fault_of_error
 from logos.gateway.fingerprint import beginning, may_be_shared
 from logos.gateway.http import HeaderList, Receive, Scope, Send, headers_of
 from logos.gateway.outbox import Outbox
@@ -276,7 +276,10 @@ class Flow:
 
     async def _open(self, accepted: Accepted, tried: Try) -> WholeAnswer | StreamAnswer | Fault:
         """Asks the upstream, and waits for its first byte."""
-        target = self._target(accepted, tried.endpoint, tried.grant)
+        try:
+            target = self._target(accepted, tried.endpoint, tried.grant)
+        except (NoCapacity, UpstreamFailed) as error:
+            return fault_of_error(error)
         self.settlement.open(accepted)
         accepted.forwarded_at = accepted.forwarded_at or tried.started_at
         body = upstream_body(accepted.parsed, tried.endpoint.upstream_model)

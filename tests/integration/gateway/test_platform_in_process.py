@@ -193,6 +193,28 @@ async def test_an_upstream_that_fails_is_answered_for_and_recorded_once(
     ]
 
 
+async def test_an_endpoint_that_cannot_be_called_is_blamed_and_another_one_serves(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    await remote.apply(
+        {
+            "providers": [{"name": "nowhere", "base_url": "http://h.example:99999/v1", "privacy": "LOCAL"}],
+            "models": [
+                {"name": "one", "endpoints": [{"provider": "nowhere"}]},
+                {"name": "two", "endpoints": [{"provider": "nowhere"}, {"provider": "far"}]},
+            ],
+        }
+    )
+    upstream.answer("two", chat())
+    async with client_of(remote) as client:
+        answers = [await client.post(CHAT, json=hello(model)) for model in ("one", "two", "two", "two")]
+    assert [answer.status_code for answer in answers] == [502, 200, 200, 200]
+    assert answers[0].json()["error"]["code"] == "upstream_misdeclared"
+    await until(lambda: is_idle(remote))
+    found = rows(database_url, "SELECT outcome FROM attempts ORDER BY log_entry_id, number")
+    assert {outcome for (outcome,) in found} == {"upstream_error", "success"}
+
+
 async def test_a_full_disk_refuses_requests_and_holds_nothing_of_their_keys_limits(
     remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
