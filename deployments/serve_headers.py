@@ -1,7 +1,8 @@
 """The outermost middleware of Serve's proxy and replicas: the request id is ours, Serve's headers are not a client's.
 
 Serve obeys `x-request-id`, `x-request-timeout-seconds` and `x-request-disconnect-disabled` from any client, and echoes
-the first. Here the client's are taken out, and a fresh Logos id takes the place of `x-request-id`, so that Serve's echo
+the first. Two more choose a replica, for a multiplexed model or a session; Serve answers 500 by itself where these are
+no UTF-8. Here the client's are taken out, and a fresh Logos id takes the place of `x-request-id`, so that Serve's echo
 is the one `x-request-id` of the answer. Named by RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH.
 """
 
@@ -14,7 +15,16 @@ from logos.gateway.asgi import CLIENT_REQUEST_ID_HEADER, new_request_id
 if TYPE_CHECKING:
     from starlette.middleware import Middleware
 
-_OBEYED_BY_SERVE = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled", CLIENT_REQUEST_ID_HEADER})
+# With hyphens: Serve takes underscores for the same.
+_OBEYED_BY_SERVE = frozenset(
+    {
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+        b"serve-multiplexed-model-id",
+        b"x-session-id",
+        CLIENT_REQUEST_ID_HEADER,
+    }
+)
 
 
 class LogosRequestId:
@@ -29,7 +39,7 @@ class LogosRequestId:
             for name, value in scope["headers"]:
                 if name == b"x-request-id":
                     headers.append((CLIENT_REQUEST_ID_HEADER, value[:256]))
-                elif name not in _OBEYED_BY_SERVE:
+                elif name.lower().replace(b"_", b"-") not in _OBEYED_BY_SERVE:
                     headers.append((name, value))
             scope = {**scope, "headers": headers}
         await self._app(scope, receive, send)

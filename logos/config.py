@@ -37,7 +37,7 @@ class ServerSettings(Declared):
     port: Port = 8080
     data_dir: Path = Path("~/.logos")
     cors_origins: tuple[str, ...] = ()
-    trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded-For is believed
+    trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For is believed; none: no address
     body_bytes_max: Positive = 20 * 1024 * 1024
     drain_grace_s: SecondsOrZero = 10.0  # how long running answers may go on when the platform stops
 

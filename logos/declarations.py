@@ -125,12 +125,15 @@ class BudgetDeclared(Declared):
     hard: bool = True
 
 
+BASE_URL = r"^https?://[^\s/?#]+[^\s?#]*(\?api-version=[\w.-]+)?$"
+
+
 class ProviderDeclared(Declared):
     """A remote account, or a pool of GPU nodes. Leaving `api_key` out keeps the one that is stored; null removes it."""
 
     name: Name
     kind: Literal["openai", "azure", "pool"] = "openai"
-    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$", max_length=2000)] | None = None
+    base_url: Annotated[str, Field(pattern=BASE_URL, max_length=2000)] | None = None
     api_key: Secret | None = None
     auth_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$", max_length=100)] | None = None
     auth_format: Annotated[str, Field(max_length=200)] | None = None
@@ -142,6 +145,8 @@ class ProviderDeclared(Declared):
             raise ValueError("a pool has no base_url and no api_key: its engines run on our own nodes")
         if self.kind != "pool" and not self.base_url:
             raise ValueError("a remote provider needs its base_url, as in https://host/v1")
+        if self.kind != "azure" and "?" in (self.base_url or ""):
+            raise ValueError("only the base_url of a provider of kind azure may end in ?api-version=...")
         if self.auth_format is not None and re.fullmatch(r"[^{}]*\{key\}[^{}]*", self.auth_format) is None:
             raise ValueError('auth_format needs {key} once, where the key goes, as in "Bearer {key}"')
         return self

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Gateway:
         ledger: LedgerPort,
         classifier: ClassifierPort | None = None,
         request_id_from_outside: bool = False,
+        front: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -98,7 +99,7 @@ class Gateway:
             settlement=self.settlement,
             instruments=self.instruments,
             transport=self._transport,
-            proxies=TrustedProxies(settings.server.trusted_proxies),
+            proxies=TrustedProxies(settings.server.trusted_proxies, front),
             clock=clock,
             wall_clock=wall_clock,
         )

@@ -20,7 +20,6 @@ KEY_BYTES_MAX = 512  # longer than any key; what is longer is not hashed
 # In this order; the first that is there and not empty decides, so that a wrong key is never made good by another.
 _PLAIN_BEFORE_BEARER = (b"logos_key", b"logos-key")
 _PLAIN_AFTER_BEARER = (b"x-api-key", b"api-key")
-KEY_HEADERS = (*_PLAIN_BEFORE_BEARER, *_PLAIN_AFTER_BEARER)  # beside Authorization
 
 
 class KeyDirectory:

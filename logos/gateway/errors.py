@@ -72,6 +72,7 @@ class RefusedByUpstream(UpstreamRefused):
     # gateway (the tree of the domain knows no HTTP), so it never crosses an actor call.
     http_status: int = 400
     type: str = "invalid_request_error"
+    summary: str = ""  # without the upstream's words
 
     @classmethod
     def of(
@@ -79,13 +80,14 @@ class RefusedByUpstream(UpstreamRefused):
         status: int,
         message: str,
         *,
+        summary: str = "The model's endpoint refused this request.",
         kind: str | None = None,
         code: str | None = None,
         param: str | None = None,
         retry_after_s: float | None = None,
     ) -> RefusedByUpstream:
         error = cls(message, code=code, param=param, retry_after_s=retry_after_s)
-        error.http_status = status
+        error.http_status, error.summary = status, summary
         error.type = kind or ("rate_limit_error" if status == 429 else "invalid_request_error")
         return error
 

@@ -33,13 +33,15 @@ _decode = msgspec.json.Decoder().decode
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why an attempt failed. `error` is what the client is told if nothing else helps, `message` what the record says.
+    """Why an attempt failed. `error` is what the client is told if nothing else helps, `message` what full records say.
 
+    `summary` is that without the upstream's words, for these may repeat what the client sent; None: `message` has none.
     `http_status` is the upstream's, None if it never said one. `endpoint_fault`: counts against the endpoint's health.
     """
 
     error: LogosError
     message: str
+    summary: str | None = None
     http_status: int | None = None
     may_retry: bool = True
     endpoint_fault: bool = True
@@ -54,21 +56,28 @@ class Fault:
 
 def fault_of_error(error: LogosError, *, http_status: int | None = None) -> Fault:
     """A fault of the transport: no connection, no answer in time, broken off. Being out of sockets is our own."""
-    return Fault(error, error.message, http_status, endpoint_fault=isinstance(error, UpstreamFailed))
+    return Fault(error, error.message, None, http_status, endpoint_fault=isinstance(error, UpstreamFailed))
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple[str, ...]) -> Fault:
     """An answer that is an error: by its status, or one that said 200 and held an error."""
-    said = _said(body)
-    words = _without_secrets(said.message or f"The model's endpoint answered {status}.", secrets)
+    said = _said(body, secrets)
+    words = _short(said.message or f"The model's endpoint answered {status}.")
+    summary: str | None = _summary(status, said)
     retry_after_s = _retry_after_s(headers) if status in {429, 503} else None
     if status in _CLIENTS_OWN or status in _SHOWN_AND_RETRIED:
         error: LogosError = RefusedByUpstream.of(
-            status, words, kind=said.type, code=said.code, param=said.param, retry_after_s=retry_after_s
+            status,
+            words,
+            summary=_summary(status, said),
+            kind=said.type,
+            code=said.code,
+            param=said.param,
+            retry_after_s=retry_after_s,
         )
     elif status in {401, 403}:
         error = UpstreamFailed("The model's endpoint does not accept the key that Logos has for it.")
-        words = f"the endpoint refused Logos's own key ({status})"
+        words, summary = f"the endpoint refused Logos's own key ({status})", None
     elif status in {408, 504}:
         error = UpstreamTimeout()
     else:
@@ -76,6 +85,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, secrets: tuple
     return Fault(
         error,
         words,
+        summary,
         http_status=status,
         may_retry=status not in _CLIENTS_OWN,
         endpoint_fault=status not in _CLIENTS_OWN,
@@ -113,8 +123,9 @@ class _Said:
     param: str | None = None
 
 
-def _said(body: bytes) -> _Said:
-    """OpenAI's shape, vLLM's older one without `error` around it, FastAPI's `detail`, or no shape at all."""
+def _said(body: bytes, secrets: tuple[str, ...]) -> _Said:
+    """OpenAI's shape, vLLM's older one without `error` around it, FastAPI's `detail`, or no shape at all. Without what
+    belongs to the endpoint."""
     try:
         document = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -123,28 +134,42 @@ def _said(body: bytes) -> _Said:
         return _Said()
     inner: Any = document.get("error") or document
     if not isinstance(inner, dict):
-        return _Said(message=_text_or_none(inner))
+        return _Said(message=_text_or_none(inner, secrets))
     message = inner.get("message") or inner.get("detail")
     if message is not None and not isinstance(message, str):
         message = msgspec.json.encode(message).decode()
-    return _Said(
-        message, _text_or_none(inner.get("type")), _text_or_none(inner.get("code")), _text_or_none(inner.get("param"))
-    )
+    kind, code, param = (_text_or_none(inner.get(name), secrets) for name in ("type", "code", "param"))
+    return _Said(_without(secrets, message) if message else None, kind, code, param)
 
 
-def _text_or_none(value: object) -> str | None:
-    return storable_text(value)[:200] if isinstance(value, str) and value else None
+def _summary(status: int, said: _Said) -> str:
+    """What may be said of a refusal where content is not kept."""
+    name = next((each for each in (said.code, said.type) if each is not None and _NAME.fullmatch(each)), None)
+    return f"The model's endpoint answered {status}{f' ({name})' if name else ''}."
 
 
-def _without_secrets(message: str, secrets: tuple[str, ...]) -> str:
-    """Short, storable, and without what belongs to the endpoint. Keys that an upstream echoes in part go too."""
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+
+
+def _text_or_none(value: object, secrets: tuple[str, ...]) -> str | None:
+    return storable_text(_without(secrets, value))[:200] if isinstance(value, str) and value else None
+
+
+def _without(secrets: tuple[str, ...], text: str) -> str:
+    """`text` without what belongs to the endpoint, and without what is left of a URL around it."""
     for secret in secrets:
         if secret:
-            message = message.replace(secret, "[hidden]")
-    message = _KEY_LIKE.sub("[hidden]", message)
-    return storable_text(message[:MESSAGE_CHARACTERS_MAX])
+            text = text.replace(secret, _HIDDEN)
+    return _HIDDEN_URL.sub(_HIDDEN, text)
 
 
+def _short(message: str) -> str:
+    """Of bounded length, storable, and without keys that an upstream echoes in part."""
+    return storable_text(_KEY_LIKE.sub(_HIDDEN, message)[:MESSAGE_CHARACTERS_MAX])
+
+
+_HIDDEN = "[hidden]"
+_HIDDEN_URL = re.compile(r"https?://(?:[^\s/@\"']*@)?\[hidden\](?:[^\s\"'<>()\[\]]|\[hidden\])*", re.IGNORECASE)
 _KEY_LIKE = re.compile(r"\b(?:sk|lg|key)-[A-Za-z0-9_*.-]{8,}")
 
 

@@ -22,8 +22,8 @@ from logos.gateway.asgi import CLIENT_REQUEST_ID_HEADER
 from logos.gateway.auth import is_stale
 from logos.gateway.client_address import TrustedProxies
 from logos.gateway.directory import Directory
-from logos.gateway.errors import status_of
-from logos.gateway.faults import Fault
+from logos.gateway.errors import RefusedByUpstream, status_of
+from logos.gateway.faults import Fault, fault_of_error
 from logos.gateway.fingerprint import beginning, may_be_shared
 from logos.gateway.http import HeaderList, Receive, Scope, Send, headers_of
 from logos.gateway.outbox import Outbox
@@ -33,7 +33,7 @@ from logos.gateway.race import Outrun, Try, first_byte
 from logos.gateway.relay import RelayResult, StreamAnswer, Terms, WholeAnswer, open_answer
 from logos.gateway.resolution import Resolution
 from logos.gateway.responses import ServedBy, response_headers
-from logos.gateway.settlement import Accepted, Ending, Settlement
+from logos.gateway.settlement import RECORDS_FULL, Accepted, Ending, Settlement
 from logos.gateway.steps import Steps
 from logos.gateway.watch import ClientWatch
 from logos.providers.openai import OpenAITargets
@@ -118,7 +118,7 @@ class Flow:
         resolved = await self.resolution.resolve(catalogue, key, parsed, request_id)
         steps.add("resolve", (now := clock()) - then)
         if self.outbox.is_full:
-            raise NoCapacity("Records of earlier requests cannot be stored at the moment.", code="outbox_full")
+            raise NoCapacity(RECORDS_FULL, code="outbox_full")
         tokens = resolved.prompt_tokens + self._output_tokens(parsed) * parsed.choices
         admitted = self.admission.admit_at_once(key, tokens) or await self.admission.admit(key, tokens)
         steps.add("admit", clock() - now)
@@ -133,7 +133,7 @@ class Flow:
             headers=headers,
             accepted_at=accepted_at,
             began=began,
-            client_ip=self.proxies.client_of(scope, headers),
+            client_ip=self.proxies.client_of(scope),
             client_request_id=client_id.decode("latin-1") if client_id else None,
         )
         return accepted, admitted
@@ -154,7 +154,7 @@ class Flow:
             ending = Ending(
                 result.outcome,
                 499 if result.outcome is Outcome.CLIENT_LEFT else result.http_status,
-                result.error_message,
+                accepted.may_say(result.error_message, result.error_summary),
                 accepted.usage,
                 result.tokens,
                 result.kept,
@@ -166,7 +166,8 @@ class Flow:
                 ending = Ending(Outcome.CLIENT_LEFT, 499, ClientLeft().message)
             raise
         except LogosError as error:
-            ending = Ending(_outcome_of(error), status_of(error), error.message)
+            summary = error.summary if isinstance(error, RefusedByUpstream) else None
+            ending = Ending(_outcome_of(error), status_of(error), accepted.may_say(error.message, summary))
             raise
         finally:
             began = self.clock()
@@ -275,7 +276,10 @@ class Flow:
 
     async def _open(self, accepted: Accepted, tried: Try) -> WholeAnswer | StreamAnswer | Fault:
         """Asks the upstream, and waits for its first byte."""
-        target = self._target(accepted, tried.endpoint, tried.grant)
+        try:
+            target = self._target(accepted, tried.endpoint, tried.grant)
+        except (NoCapacity, UpstreamFailed) as error:
+            return fault_of_error(error)
         self.settlement.open(accepted)
         accepted.forwarded_at = accepted.forwarded_at or tried.started_at
         body = upstream_body(accepted.parsed, tried.endpoint.upstream_model)
@@ -345,7 +349,8 @@ class Flow:
         access = self.directory.access.get(endpoint.provider_id)
         if access is None:
             raise DirectoryStale
-        return self.targets.remote(access, path)
+        is_azure = accepted.catalogue.provider[endpoint.provider_id].kind == "azure"
+        return self.targets.remote(access, path, endpoint.upstream_model if is_azure else None)
 
     def _terms(self, accepted: Accepted, endpoint: Endpoint) -> Terms:
         tariff = self.settlement.tariff(accepted.catalogue, endpoint.model_id, endpoint.provider_id)
@@ -395,7 +400,6 @@ class Flow:
         if relayed is not None and relayed.usage is not None:
             accepted.usage = normalise(relayed.usage)
         usage = accepted.usage or {}
-        reason = fault.message if fault is not None else relayed.error_message if relayed is not None else None
         blamed = not ok and not left and (fault is None or fault.endpoint_fault)
         end = Ended(
             request_id=tried.grant.request_id,
@@ -413,7 +417,7 @@ class Flow:
         self.placement.ended(
             tried.grant,
             end,
-            fault=(reason or "failed") if blamed else None,
+            fault=_reason(result) if blamed else None,
             retry_after_s=fault.retry_after_s if fault is not None else None,
             outrun=outrun is not None,
             is_typical=is_fresh or "cached_prompt" in usage,
@@ -431,10 +435,12 @@ class Flow:
         message: str | None = None
         match result:
             case RelayResult():
-                outcome, http_status, message = result.outcome, result.http_status, result.error_message
+                outcome, http_status = result.outcome, result.http_status
+                message = accepted.may_say(result.error_message, result.error_summary)
                 first_byte_at = accepted.first_token_at
             case Fault():
-                outcome, http_status, message = result.outcome, result.http_status, result.message
+                outcome, http_status = result.outcome, result.http_status
+                message = accepted.may_say(result.message, result.summary)
             case Outrun():
                 outcome = Outcome.OUTRUN
                 if result.answer is not None:
@@ -457,6 +463,17 @@ class Flow:
             is_hedge=tried.is_hedge,
             house_cost=house_cost,
         )
+
+
+def _reason(result: RelayResult | Fault | Outrun | None) -> str:
+    """Why a try failed, for the scheduler and its journal: in no words but ours."""
+    match result:
+        case Fault():
+            return result.summary or result.message
+        case RelayResult():
+            return result.error_summary or result.error_message or "failed"
+        case _:
+            return "failed"
 
 
 def _first_byte_at(tried: Try, answer: WholeAnswer | StreamAnswer) -> float:

@@ -219,6 +219,11 @@ def _is_deeper_than(value: object, levels: int) -> bool:
 
 
 def _model(body: dict[str, Any]) -> str | None:
+    """Servers that read names without regard to case would take `Model` for it: then a key could reach a model that it
+    may not use."""
+    for name in body:
+        if len(name) == len("model") and name != "model" and name.lower() == "model":
+            raise BadRequest(f"'{name}' must be written 'model'.", param=name)
     model: str | None = body.get("model")
     if model is None:
         return None

@@ -170,14 +170,14 @@ class Placement:
             # The scheduler keeps the time-out; this is the net for when it has been away for longer than that.
             async with asyncio.timeout(request.queue_timeout_s + 5.0):
                 return await future
-        except TimeoutError:
-            self._tell(RequestCancelled(0.0, request.request_id), urgent=True)
-            raise QueueTimeout(retry_after_s=5.0) from None
-        except asyncio.CancelledError:
+        except (TimeoutError, asyncio.CancelledError) as error:
+            # A grant may have come in the same moment.
             place = self._granted.pop(request.request_id, None)
             if place is not None:
                 self._beside.ended(request.request_id, place, self._clock())
             self._tell(RequestCancelled(0.0, request.request_id), urgent=True)
+            if isinstance(error, TimeoutError):
+                raise QueueTimeout(retry_after_s=5.0) from None
             raise
         finally:
             self._waiting.pop(request.request_id, None)

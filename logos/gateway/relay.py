@@ -11,6 +11,7 @@ asked, what is retried and what is recorded is decided elsewhere; so are the res
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ from logos.providers.transport import Target, Transport, UpstreamResponse
 FIRST_EVENT_BYTES_MAX = 1024 * 1024
 ANSWER_BYTES_MAX = 512 * 1024 * 1024
 REFUSAL_BYTES_MAX = 64 * 1024
+REFUSAL_S_MAX = 1.0
 END_AFTER_DONE_S = 1.0  # how long an upstream may take to end its answer once it said [DONE]
 
 Clock = Callable[[], float]
@@ -61,6 +63,7 @@ class RelayResult:
     tokens: int = 0
     bytes_sent: int = 0
     error_message: str | None = None
+    error_summary: str | None = None  # without the upstream's words, where there are any in the message
     kept: bytes | None = field(default=None, repr=False)
     cancelled: bool = False
 
@@ -171,7 +174,7 @@ class StreamAnswer:
             if fault is None:
                 return self._result(clock, Outcome.SUCCESS)
             await self._end_with(send, fault.error)
-            return self._result(clock, fault.outcome, fault.message)
+            return self._result(clock, fault.outcome, fault.message, fault.summary)
         except asyncio.CancelledError:
             return self._result(clock, Outcome.CLIENT_LEFT, CLIENT_LEFT, cancelled=True)
         except OSError:
@@ -260,7 +263,13 @@ class StreamAnswer:
             self._kept += out[:room]
 
     def _result(
-        self, clock: Clock, outcome: Outcome, message: str | None = None, *, cancelled: bool = False
+        self,
+        clock: Clock,
+        outcome: Outcome,
+        message: str | None = None,
+        summary: str | None = None,
+        *,
+        cancelled: bool = False,
     ) -> RelayResult:
         return RelayResult(
             outcome=outcome,
@@ -271,6 +280,7 @@ class StreamAnswer:
             tokens=self.events.tokens,
             bytes_sent=self._bytes_sent,
             error_message=message,
+            error_summary=summary,
             kept=bytes(self._kept) if self._terms.keep_bytes_max else None,
             cancelled=cancelled,
         )
@@ -281,13 +291,16 @@ class _Outline(msgspec.Struct):
 
     usage: msgspec.Raw = msgspec.Raw()
     error: msgspec.Raw = msgspec.Raw()
+    object: msgspec.Raw = msgspec.Raw()
     choices: msgspec.Raw = msgspec.Raw()
     data: msgspec.Raw = msgspec.Raw()
 
-    def error_or_none(self) -> object:
-        """The error of an answer that has nothing else to say."""
-        raw = bytes(self.error)
-        return None if not raw or bytes(self.choices) or bytes(self.data) else _decode(raw)
+    def error_in(self, body: bytes) -> Any:
+        """The error of an answer that has nothing else to say. vLLM's older one has no `error` around it."""
+        if bytes(self.choices) or bytes(self.data):
+            return None
+        raw = bytes(self.error) or (body if bytes(self.object) == b'"error"' else b"")
+        return _decode(raw) if raw else None
 
 
 _decode_outline = msgspec.json.Decoder(_Outline).decode
@@ -335,7 +348,7 @@ async def _whole(upstream: UpstreamResponse, target: Target, terms: Terms, clock
     body = first + await _read(upstream, ANSWER_BYTES_MAX) if first else b""
     try:
         outline = _decode_outline(body)
-        error = outline.error_or_none()
+        error = outline.error_in(body)
         if error:
             return refusal(hidden_error_status(error), upstream.headers, body, target.secrets)
         return WholeAnswer(upstream, body, bytes(outline.usage), first_byte_at, terms)
@@ -387,8 +400,10 @@ async def _read(upstream: UpstreamResponse, bytes_max: int) -> bytes:
 
 
 async def _read_begin(upstream: UpstreamResponse) -> bytes:
-    """As much of a refusal as can be worth telling."""
+    """As much of a refusal as can be worth telling. Its status is there, so its words are not waited for long."""
     begun = b""
-    while len(begun) < REFUSAL_BYTES_MAX and (chunk := await upstream.read_chunk()):
-        begun += chunk
+    with contextlib.suppress(TimeoutError, LogosError):
+        async with asyncio.timeout(REFUSAL_S_MAX):
+            while len(begun) < REFUSAL_BYTES_MAX and (chunk := await upstream.read_chunk()):
+                begun += chunk
     return begun

@@ -7,7 +7,9 @@ computed by `billing`; nothing is sent anywhere from here.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,17 +18,20 @@ from logos.billing.cost import charge
 from logos.billing.prices import FREE, PriceBook, Tariff
 from logos.billing.usage import normalise
 from logos.domain.catalogue import Catalogue
+from logos.domain.errors import NoCapacity
 from logos.domain.lifecycle import Outcome, UsageSource
 from logos.domain.nouns import Endpoint, Key, LogLevel, Tier
 from logos.domain.records import Attempt, Charge, Closing, Opening
-from logos.gateway.auth import KEY_HEADERS
-from logos.gateway.media import without_media
+from logos.gateway.kept import kept_headers, kept_payload
 from logos.gateway.outbox import Outbox
 from logos.gateway.parsing import ParsedRequest
 from logos.gateway.placement import Grant
 from logos.gateway.resolution import Resolved
-from logos.telemetry.logs import redact
 from logos.telemetry.metrics import Instruments
+
+log = logging.getLogger(__name__)
+
+RECORDS_FULL = "Records of earlier requests cannot be stored at the moment."
 
 
 @dataclass(slots=True)
@@ -67,6 +72,10 @@ class Accepted:
     def keeps_payloads(self) -> bool:
         return self.key.log_level is LogLevel.FULL
 
+    def may_say(self, message: str | None, summary: str | None) -> str | None:
+        """What its record may say went wrong. `summary`: the same without the words of somebody else, if it has any."""
+        return message if summary is None or self.keeps_payloads else summary
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -95,19 +104,23 @@ class Settlement:
         self._book = PriceBook(())
 
     def open(self, accepted: Accepted) -> None:
-        """Before the first upstream byte. Raises OSError if the outbox cannot be written."""
-        if not accepted.opened:
+        """Before the first upstream byte. Raises NoCapacity if the outbox cannot be written."""
+        if accepted.opened:
+            return
+        try:
             self._outbox.open(self._opening(accepted))
-            accepted.opened = True
+        except OSError as error:
+            log.error("request %s is refused, its record cannot be written: %s", accepted.request_id, error.strerror)
+            raise NoCapacity(RECORDS_FULL, code="outbox_full") from None
+        accepted.opened = True
 
     def close(self, accepted: Accepted, ending: Ending) -> Closing | None:
         """The one end of a request. A second call changes nothing and returns None."""
         if accepted.closed:
             return None
         accepted.closed = True
-        if not accepted.opened:
-            self._outbox.open(self._opening(accepted))
-            accepted.opened = True
+        with contextlib.suppress(NoCapacity):  # nothing was sent anywhere, and there is no record
+            self.open(accepted)
         closing = self._closing(accepted, ending)
         self._outbox.close(closing)
         self._count(accepted, closing)
@@ -162,8 +175,8 @@ class Settlement:
             slo_ttft_ms=accepted.slo_ttft_ms,
             slo_total_ms=parsed.controls.slo_total_ms,
             classification_statistics=resolved.statistics,
-            input_payload=_kept_payload(parsed.raw) if full else None,
-            headers=_kept_headers(accepted.headers) if full else None,
+            input_payload=kept_payload(parsed.raw) if full else None,
+            headers=kept_headers(accepted.headers) if full else None,
             gateway_id=self._gateway_id,
         )
 
@@ -199,7 +212,7 @@ class Settlement:
             was_cold_start=cold,
             load_duration_ms=_ms(grant.load_s) if grant is not None else None,
             overhead_ms=_ms(accepted.overhead_s),
-            response_payload=_kept_payload(ending.response) if ending.response is not None else None,
+            response_payload=kept_payload(ending.response) if ending.response is not None else None,
         )
 
     def _usage(self, accepted: Accepted, ending: Ending) -> tuple[Mapping[str, int], UsageSource]:
@@ -246,20 +259,3 @@ class Settlement:
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
-
-
-def _kept_payload(payload: bytes) -> str:
-    """A body as a record may keep it."""
-    return without_media(payload).decode("utf-8", "replace")
-
-
-# Header names that carry credentials, whatever their value looks like.
-_SECRET_HEADERS = frozenset({b"authorization", b"cookie", b"proxy-authorization", *KEY_HEADERS})
-
-
-def _kept_headers(headers: Mapping[bytes, bytes]) -> dict[str, str]:
-    """A request's headers as a record may keep them: no credential, and nothing that looks like one."""
-    return {
-        name.decode("latin-1"): "[redacted]" if name in _SECRET_HEADERS else redact(value.decode("latin-1"))
-        for name, value in headers.items()
-    }

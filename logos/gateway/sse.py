@@ -30,6 +30,8 @@ _EMPTY = (b'"content":""', b'"content": ""', b'"text":""', b'"text": ""', b'"del
 
 _REASONING = (b'"reasoning":"', b'"reasoning": "', b'"reasoning_content":"', b'"reasoning_content": "')
 
+_ERROR_EVENT = (b"event: error", b"event:error")
+
 ChargeOf = Callable[[Mapping[str, Any]], Charge]
 
 _decode = msgspec.json.Decoder().decode
@@ -47,6 +49,7 @@ class EventStream:
         "_charge_of",
         "_drop_usage",
         "_dropped_line",
+        "_error_event",
         "_overlong",
         "_tail",
         "charge",
@@ -64,6 +67,7 @@ class EventStream:
         self._tail = b""
         self._overlong = False
         self._dropped_line = False
+        self._error_event = False
         self.usage: Mapping[str, Any] | None = None
         self.charge: Charge | None = None
         self.tokens = 0
@@ -111,7 +115,9 @@ class EventStream:
 
     def _is_ordinary(self, chunk: bytes) -> bool:
         """Whether these lines hold neither usage nor error nor end."""
-        if b"[DONE]" in chunk or b'"error"' in chunk or self._dropped_line:
+        if b"[DONE]" in chunk or b'"error"' in chunk or b"event: error" in chunk or b"event:error" in chunk:
+            return False
+        if self._dropped_line or self._error_event:
             return False
         usages = chunk.count(b'"usage"')
         return not usages or usages == chunk.count(b'"usage":null') + chunk.count(b'"usage": null')
@@ -139,13 +145,18 @@ class EventStream:
         text = line.rstrip(b"\r\n")
         after_dropped, self._dropped_line = self._dropped_line, False
         if not text:
+            self._error_event = False
             return b"" if after_dropped else line
+        if text in _ERROR_EVENT:
+            self._error_event = True
+            return b""
         if not text.startswith(b"data:"):
-            return line
+            # An error outside of any event is no part of the protocol, but it has been seen.
+            return self._document(line, text) if text.startswith(b'{"error"') else line
         data = text[5:].strip(b" ")
         if data == b"[DONE]":
             self.done = True
-        elif b'"usage"' in data or b'"error"' in data:
+        elif b'"usage"' in data or b'"error"' in data or self._error_event:
             return self._document(line, data)
         else:
             self._count(line)
@@ -156,13 +167,14 @@ class EventStream:
         try:
             document = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return line
+            document = None
         if not isinstance(document, dict):
-            return line
+            self.error = data.decode("utf-8", "replace") if self._error_event else None
+            return b"" if self._error_event else line
         choices, usage = document.get("choices"), document.get("usage")
         if isinstance(usage, dict):
             self.usage = usage
-        if error := document.get("error"):
+        if error := document if self._error_event else _error_in(document):
             self.error = error
             return b""
         if choices:
@@ -180,6 +192,12 @@ class EventStream:
                 self.charge = charge
                 return line.replace(data, with_cost(data, charge), 1)
         return line
+
+
+def _error_in(document: dict[str, Any]) -> object:
+    """The error that an event tells: OpenAI's, or vLLM's older one and others that have no `error` around it."""
+    is_one = "error" in (document.get("object"), document.get("type"))
+    return document.get("error") or (document if is_one else None)
 
 
 def _is_empty(event: bytes) -> bool:

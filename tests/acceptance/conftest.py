@@ -25,7 +25,7 @@ SMALL_NODE = {
     "pace": {"load_s": 1.0, "wake_s": 0.4, "sleep_s": 0.8},
 }
 CONFIG = {
-    "server": {"drain_grace_s": 3.0},
+    "server": {"drain_grace_s": 3.0, "trusted_proxies": ["127.0.0.1"]},
     "gateway": {"replicas_min": 2, "replicas_max": 2},
     "scheduler": {"protected_s": 1.0},
     **DEFAULT_WORLD,

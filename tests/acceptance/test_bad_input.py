@@ -252,12 +252,27 @@ def test_a_client_sent_request_id_used_twice_changes_nothing(world: World, platf
 
 def test_headers_that_serve_would_obey_do_nothing(world: World) -> None:
     model = world.model(chat(delay_s=1.5))
-    headers = {"x-request-timeout-seconds": "0.1", "x-request-disconnect-disabled": "1"}
+    headers = {
+        "x-request-timeout-seconds": b"0.1",
+        "x-request-disconnect-disabled": b"1",
+        "serve_multiplexed_model_id": b"another",
+        "x-session-id": b"\xff",  # Serve would answer 500 by itself: it reads UTF-8
+    }
     with world.client() as client:
         answer = client.post(CHAT, json=body_of(model), headers=headers)
     assert answer.status_code == 200, answer.text
     (received,) = world.upstream.of(model)
     assert not set(headers) & set(received.headers)
+
+
+def test_a_clients_address_is_that_which_the_named_proxy_tells(world: World, platform: Platform) -> None:
+    """The test stands where the proxy would, at 127.0.0.1."""
+    model = world.model(chat())
+    with world.client() as client:
+        for told in ("203.0.113.9", "198.51.100.7, 203.0.113.9"):
+            assert client.post(CHAT, json=body_of(model), headers={"x-forwarded-for": told}).status_code == 200
+    platform.wait_until_settled()
+    assert world.log("client_ip") == [("203.0.113.9",)] * 2
 
 
 def test_a_wrong_method_says_which_is_right_and_a_wrong_path_is_not_found(shared: tuple[httpx.Client, str]) -> None:

@@ -235,6 +235,7 @@ async def test_the_upstreams_own_headers_stay_behind() -> None:
         [whole(b"{not json")],
         [whole(b"")],
         [whole(b'{"error": {"message": "broken inside"}}')],
+        [whole(b'{"object":"error","message":"broken inside","code":500}')],
         [stream_head(), CLOSE],
         [stream_head(), END],
         [stream_head(), chunk(b": ping\n\n"), END],
@@ -242,6 +243,8 @@ async def test_the_upstreams_own_headers_stay_behind() -> None:
         [stream_head(), chunk(b"hello, this is no event stream\n"), HANG],
         [stream_head(), chunk(b"hello"), END],
         [stream_head(), chunk(b'data: {"error": {"message": "broken inside"}}\n\n'), END],
+        [stream_head(), chunk(b'data: {"object":"error","message":"broken inside","code":500}\n\n'), END],
+        [stream_head(), chunk(b"event: error\n"), chunk(b'data: {"message":"broken inside"}\n\n'), END],
         [stream_head(), b"no chunk size\r\n", HANG],
         [whole(ANSWER, "500 Internal Server Error")],
         [whole(b"", "503 Service Unavailable")],
@@ -330,6 +333,18 @@ async def test_refusals_of_any_shape_become_openais(said: bytes, message: str) -
         assert (status, error_of(body)["message"]) == (400, message)
 
 
+@pytest.mark.parametrize("rest", [[HANG], [b'{"error":', HANG], [b'{"error":', CLOSE], [RESET]])
+@pytest.mark.parametrize("status", ["400 Bad Request", "429 Too Many Requests"])
+async def test_a_refusal_whose_body_never_ends_is_still_that_refusal(status: str, rest: list[Any]) -> None:
+    head = f"HTTP/1.1 {status}\r\nretry-after: 7\r\ncontent-length: 100\r\n\r\n".encode()
+    async with raw_upstream([head, *rest]) as upstream, door(target_of(upstream)) as at:
+        told, headers, body = await post(at)
+        assert (str(told), error_of(body)["message"]) == (status[:3], f"The model's endpoint answered {told}.")
+        assert headers.get("retry-after") == ("7" if told == 429 else None)
+        if HANG in rest:
+            await asyncio.wait_for(upstream.closed_by_client.wait(), 1.0)
+
+
 async def test_a_refusal_inside_the_first_event_has_its_own_status() -> None:
     event = b'data: {"error":{"message":"too long","type":"BadRequestError","code":400}}\n\ndata: [DONE]\n\n'
     async with raw_upstream(script([event])) as upstream, door(target_of(upstream)) as at:
@@ -403,6 +418,34 @@ async def test_an_error_event_tells_neither_the_upstreams_key_nor_its_address(co
         for text in (body.decode(), str(result.error_message)):
             assert SECRET not in text
             assert "sk-0123" not in text
+            assert str(upstream.port) not in text
+
+
+OTHER_SHAPES: dict[str, bytes] = {
+    "vllm": b'data: {"object":"error","message":"%s","type":"InternalServerError","param":null,"code":500}',
+    "spaced": b'data: {"object": "error", "message": "%s", "type": "BadRequestError", "code": 400}',
+    "typed": b'event: error\ndata: {"type":"error","code":"server_error","message":"%s","param":null}',
+    "no json": b"event: error\ndata: %s",
+    "by its event alone": b'event: error\ndata: {"message":"%s"}',
+    "no event": b'{"error": {"message": "%s"}}',
+}
+
+
+@pytest.mark.parametrize("shape", OTHER_SHAPES)
+async def test_an_error_in_mid_stream_of_any_shape_tells_neither_the_upstreams_key_nor_its_address(shape: str) -> None:
+    begun = chat_events(["a"], finish=None, done=False)
+    async with raw_upstream() as upstream, door(target_of(upstream)) as at:
+        words = f"{SECRET} at http://127.0.0.1:{upstream.port}/v1 is out of memory"
+        upstream.scripts.append(script([*begun, OTHER_SHAPES[shape] % words.encode() + b"\n\n", *chat_events(["b"])]))
+        _, _, body = await post(at, stream=True)
+        result = await relayed(at)
+        head, *tail = body.removeprefix(b"".join(begun)).strip().split(b"\n\n")
+        assert set(error_of(head.removeprefix(b"data: "))) == {"message", "type", "param", "code"}
+        assert tail == [b"data: [DONE]"]
+        assert result.outcome is Outcome.UPSTREAM_ERROR
+        assert str(result.error_message).endswith("is out of memory")
+        for text in (body.decode(), str(result.error_message)):
+            assert SECRET not in text
             assert str(upstream.port) not in text
 
 

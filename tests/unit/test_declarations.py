@@ -55,6 +55,12 @@ def refused(document: dict[str, Any]) -> str:
     return caught.value.message
 
 
+def test_an_azure_account_may_name_its_api_version() -> None:
+    declared = {"name": "p", "kind": "azure", "privacy": "LOCAL", "base_url": "https://h/?api-version=2024-10-21"}
+    (provider,) = parse(Declaration, {"providers": [declared]}).providers
+    assert provider.base_url == "https://h/?api-version=2024-10-21"
+
+
 def test_the_document_of_the_interface_page_is_read_whole(file: Path) -> None:
     declared = load_declaration(file, SECRETS)
     (provider,), (model,), (policy,) = declared.providers, declared.models, declared.policies
@@ -137,6 +143,11 @@ def test_a_server_resolves_no_secret() -> None:
         ({"providers": [{"name": "p", "privacy": "PUBLIC", "base_url": "https://h"}]}, "should be one of LOCAL, CLOUD"),
         ({"providers": [{"name": "p", "privacy": "LOCAL"}]}, "providers[0]: a remote provider needs its base_url"),
         ({"providers": [{"name": "p", "privacy": "LOCAL", "base_url": "ftp://h"}]}, "providers[0].base_url: "),
+        ({"providers": [{"name": "p", "privacy": "LOCAL", "base_url": "https://h?key=k"}]}, "providers[0].base_url: "),
+        (
+            {"providers": [{"name": "p", "privacy": "LOCAL", "base_url": "https://h?api-version=2"}]},
+            "providers[0]: only the base_url of a provider of kind azure may end in ?api-version",
+        ),
         (
             {"providers": [{"name": "p", "privacy": "LOCAL", "base_url": "https://h", "auth_format": "{key.x}"}]},
             "auth_format needs {key} once",

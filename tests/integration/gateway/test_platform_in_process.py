@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from logos.scheduling.events import FirstToken, LeaseReported, RequestFinished, 
 from logos.scheduling.settings import SchedulerSettings
 from tests.support.in_process import InProcessPlatform, in_process_platform
 from tests.support.postgres import rows, value
+from tests.support.raw_upstream import END, chunk, stream_head
 from tests.support.upstream import (
     Answer,
     Received,
@@ -24,10 +27,12 @@ from tests.support.upstream import (
     chat,
     chat_or_streamed,
     error,
+    event,
     streamed,
 )
 
 KEY = "a-key-of-the-tests-0123456789abcdef0123456789"
+WATCHED = "watched-key-of-the-tests-0123456789abcdef01234"
 CHAT = "/v1/chat/completions"
 
 
@@ -186,6 +191,90 @@ async def test_an_upstream_that_fails_is_answered_for_and_recorded_once(
     assert rows(database_url, "SELECT result_status, attempts, usage_source FROM log_entry") == [
         ("upstream_error", 1, "none")
     ]
+
+
+async def test_an_endpoint_that_cannot_be_called_is_blamed_and_another_one_serves(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    await remote.apply(
+        {
+            "providers": [{"name": "nowhere", "base_url": "http://h.example:99999/v1", "privacy": "LOCAL"}],
+            "models": [
+                {"name": "one", "endpoints": [{"provider": "nowhere"}]},
+                {"name": "two", "endpoints": [{"provider": "nowhere"}, {"provider": "far"}]},
+            ],
+        }
+    )
+    upstream.answer("two", chat())
+    async with client_of(remote) as client:
+        answers = [await client.post(CHAT, json=hello(model)) for model in ("one", "two", "two", "two")]
+    assert [answer.status_code for answer in answers] == [502, 200, 200, 200]
+    assert answers[0].json()["error"]["code"] == "upstream_misdeclared"
+    await until(lambda: is_idle(remote))
+    found = rows(database_url, "SELECT outcome FROM attempts ORDER BY log_entry_id, number")
+    assert {outcome for (outcome,) in found} == {"upstream_error", "success"}
+
+
+async def test_a_full_disk_refuses_requests_and_holds_nothing_of_their_keys_limits(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await remote.apply({"keys": [{"name": "one", "key": WATCHED, "limits": {"concurrent": 1}}]})
+    upstream.answer("m", chat())
+
+    def no_space(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with client_of(remote) as client:
+        client.headers["authorization"] = f"Bearer {WATCHED}"
+        with monkeypatch.context() as broken:
+            broken.setattr("logos.gateway.outbox.os.write", no_space)
+            answers = [await client.post(CHAT, json=hello("m")) for _ in range(2)]
+        answers.append(await client.post(CHAT, json=hello("m")))
+    assert [answer.status_code for answer in answers] == [503, 503, 200]
+    assert [answer.json()["error"]["code"] for answer in answers[:2]] == ["outbox_full"] * 2
+    assert answers[0].headers["retry-after"]
+    await until(lambda: is_idle(remote))
+    assert rows(database_url, "SELECT result_status FROM log_entry") == [("success",)]
+    assert len(upstream.of("m")) == 1
+
+
+def error_then(message: str) -> Answer:
+    """A stream that ends in an error event."""
+    failed = b"data: " + json.dumps({"error": {"message": message, "code": "no_memory"}}).encode() + b"\n\n"
+    return lambda _: [stream_head(), chunk(event({"content": "a"})), chunk(failed), END]
+
+
+async def test_what_an_upstream_says_of_a_prompt_is_on_record_only_for_keys_that_log_it(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str, tmp_path: Path
+) -> None:
+    echo = "the input 'where I hid it' does not fit"
+    await remote.apply({"keys": [{"name": "watched", "key": WATCHED, "log": "FULL"}]})
+    answers = []
+    async with client_of(remote) as client:
+        for key, answer in (
+            (KEY, error("400 Bad Request", echo)),
+            (KEY, error("500 Internal Server Error", echo)),
+            (KEY, error_then(echo)),
+            (WATCHED, error("400 Bad Request", echo)),
+        ):
+            upstream.answer("m", answer)
+            asked = hello("m", stream=len(answers) == 2)
+            answers.append(await client.post(CHAT, json=asked, headers={"authorization": f"Bearer {key}"}))
+    assert [answer.status_code for answer in answers] == [400, 502, 200, 400]
+    assert answers[0].json()["error"]["message"] == echo  # the client's own words
+    await until(lambda: is_idle(remote))
+    found = rows(database_url, "SELECT error_message FROM log_entry ORDER BY id")
+    found += rows(database_url, "SELECT error_message FROM attempts ORDER BY log_entry_id, number")
+    kept = [message for (message,) in found]
+    summary = "The model's endpoint answered {} (some_code)."
+    assert [kept[0], kept[3]] == [summary.format(400), echo]
+    assert kept[4:] == [
+        summary.format(400),
+        summary.format(500),
+        "The model's endpoint answered 502 (no_memory).",
+        echo,
+    ]
+    assert "where I hid it" not in "".join(path.read_text() for path in (tmp_path / "journal").glob("*.jsonl"))
 
 
 def one_small_node() -> tuple[Settings, dict[str, Any]]:

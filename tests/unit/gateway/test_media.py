@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
@@ -61,6 +62,38 @@ def test_other_ways_to_write_the_same_bytes_are_found_too(escaped: Any) -> None:
     url, data = escaped("data:image/png;base64,") + escaped(TEXT), escaped(TEXT)
     body = f'{{"image_url": "{url}", "input_audio": {{"data": "{data}"}}}}'
     assert json.loads(without_media(body.encode())) == {"image_url": IMAGE_NOTE, "input_audio": {"data": AUDIO_NOTE}}
+
+
+FILE_NOTE = f"[file, {len(BYTES)} bytes]"
+PDF_NOTE = f"[application/pdf, {len(BYTES)} bytes]"
+
+
+@pytest.mark.parametrize(
+    ("part", "note"),
+    [
+        ({"file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,%s"}}, PDF_NOTE),
+        ({"file": {"file_data": "%s", "filename": "a.pdf"}}, FILE_NOTE),
+        ({"file": {"file_data": "data:text/plain;base64,%s"}}, FILE_NOTE),
+        ({"file": {"file_data": "data:;base64,%s"}}, FILE_NOTE),
+        ({"image_url": {"url": "data:application/octet-stream;base64,%s"}}, PDF_NOTE.replace("pdf", "octet-stream")),
+        ({"source": {"type": "base64", "media_type": "application/pdf", "data": "%s"}}, FILE_NOTE),
+        ({"inline_data": {"mime_type": "image/png", "data": "%s"}}, FILE_NOTE),
+        ({"b64_json": "%s"}, FILE_NOTE),
+    ],
+)
+def test_files_are_noted_whoever_names_the_fields(part: dict[str, Any], note: str) -> None:
+    raw = json.dumps(question(part))
+    kept = without_media(raw.replace("%s", TEXT).encode()).decode()
+    assert TEXT[:40] not in kept
+    (text,) = re.findall(r"\[[\w/-]+, \d+ bytes\]", kept)
+    assert text == note
+    assert without_media(kept.encode()).decode() == kept
+
+
+def test_a_document_that_is_text_stays() -> None:
+    said = "It was the best of times, it was the worst of times. " * 3
+    raw = json.dumps(question({"source": {"type": "text", "media_type": "text/plain", "data": said}})).encode()
+    assert without_media(raw) == raw
 
 
 def test_a_picture_in_the_middle_of_a_text_leaves_the_text() -> None:

@@ -329,3 +329,11 @@ def test_what_bounds_the_output_is_read() -> None:
 
 def test_a_parsed_request_shows_no_prompt_when_it_is_printed() -> None:
     assert "hello" not in repr(parsed(CHAT))
+
+
+@pytest.mark.parametrize("name", ["Model", "MODEL", "moDel"])
+def test_a_model_named_in_other_letters_is_refused_because_some_servers_would_take_it_for_the_model(name: str) -> None:
+    body = json.dumps({"model": "allowed", "messages": [{"role": "user", "content": "hi"}], name: "another"})
+    with pytest.raises(BadRequest, match=f"'{name}' must be written 'model'") as refused:
+        parse("chat", body.encode(), {})
+    assert refused.value.param == name

@@ -14,8 +14,9 @@ from logos.actors.scheduler import SchedulerActor
 from logos.domain.catalogue import Catalogue
 from logos.domain.directory import DirectoryUpdate
 from logos.domain.errors import NoCapacity, QueueTimeout
-from logos.domain.nouns import Endpoint, Model, Privacy, Provider
+from logos.domain.nouns import Endpoint, Model, Place, Privacy, Provider, Tier
 from logos.gateway.placement import LEASE_IDLE_S, REPORT_INTERVAL_S, Placement
+from logos.scheduling.commands import Dispatch
 from logos.scheduling.events import Candidate, Ended, Event, LeaseReported, Request
 from logos.scheduling.messages import GatewayReport, SchedulerReply
 from logos.scheduling.settings import SchedulerSettings
@@ -191,6 +192,44 @@ async def test_when_somebody_waits_leases_go_back_and_every_place_is_used(placem
             grant = await task
         placement.ended(grant, Ended(grant.request_id, ok=True, total_s=0.1))
     await until_running(line, 0)
+
+
+class GrantsTooLate:
+    """A scheduler whose grant arrives in the very step in which the gateway stops to wait for it."""
+
+    def __init__(self) -> None:
+        self.is_time = asyncio.Event()
+        self.granted = False
+
+    async def report(self, report: GatewayReport) -> SchedulerReply:
+        return SchedulerReply(1, 1)
+
+    async def poll(self, gateway_id: str, epoch: int, acknowledged: int, wait_s: float) -> SchedulerReply:
+        await self.is_time.wait()
+        self.is_time.clear()
+        self.granted = True
+        return SchedulerReply(1, 1, (Dispatch("r", "g", Place(1, None), Tier.REMOTE),))
+
+    async def state(self) -> dict[str, object]:
+        return {}
+
+
+async def test_a_grant_that_arrives_as_the_wait_ends_is_given_back() -> None:
+    scheduler = GrantsTooLate()
+    placement = Placement("g", scheduler, time.monotonic)
+    await placement.start()
+
+    def grant_and_be_late() -> None:
+        scheduler.is_time.set()
+        time.sleep(0.2)
+
+    await asyncio.sleep(0.1)
+    asyncio.get_running_loop().call_later(0.05, grant_and_be_late)
+    with pytest.raises(QueueTimeout):
+        await placement.ask(request("r", timeout_s=-4.85))
+    assert scheduler.granted
+    assert placement.idle
+    await placement.close()
 
 
 async def test_a_request_that_waits_too_long_is_refused_with_a_hint(placement: Placement) -> None:

@@ -11,14 +11,16 @@ import pytest
 from multidict import CIMultiDict
 from yarl import URL
 
+from logos.domain.directory import ProviderAccess
 from logos.domain.errors import NoCapacity, UpstreamFailed, UpstreamTimeout
 from logos.domain.lifecycle import Outcome
 from logos.domain.records import Charge
-from logos.gateway.errors import RefusedByUpstream
+from logos.gateway.errors import RefusedByUpstream, error_object
 from logos.gateway.faults import MESSAGE_CHARACTERS_MAX, Fault, hidden_error_status, refusal
 from logos.gateway.http import Message
 from logos.gateway.relay import StreamAnswer, Terms, WholeAnswer, open_answer
 from logos.providers.fake import FakeUpstream, Script, chat_completion, chat_events, json_answer, sse_answer
+from logos.providers.openai import remote_target
 from logos.providers.transport import Target
 
 TARGET = Target(URL("http://host.example:1/v1"), CIMultiDict(), ("k-secret", "host.example:1"))
@@ -169,6 +171,20 @@ def test_secrets_leave_the_words_of_a_refusal() -> None:
     assert isinstance(fault.error, RefusedByUpstream)
     assert fault.error.message.startswith("key [hidden] at [hidden], [hidden] xxx")
     assert len(fault.error.message) <= MESSAGE_CHARACTERS_MAX
+
+
+def test_secrets_leave_every_part_of_a_refusal_that_a_client_reads() -> None:
+    base_url = "https://me:p4ssw0rd@api.host.example:8443/v1?api-version=2025-01-01&code=q-secret"
+    target = remote_target(ProviderAccess(1, base_url, "k-1"), "/embeddings")
+    said = f"POST {target.url} to api.host.example with k-1: p4ssw0rd is wrong, q-secret too, 2025-01-01 not"
+    fields = {"message": said, "type": "of k-1", "code": "at api.host.example", "param": str(target.url)}
+    fault = refusal(400, {}, json.dumps({"error": fields}).encode(), target.secrets)
+    assert error_object(fault.error) == {
+        "message": "POST [hidden] to [hidden] with [hidden]: [hidden] is wrong, [hidden] too, 2025-01-01 not",
+        "type": "of [hidden]",
+        "code": "at [hidden]",
+        "param": "[hidden]",
+    }
 
 
 @pytest.mark.parametrize("told", ["soon", "", "nan", "inf", "Wed, 21 Oct 2026 07:28:00 GMT"])

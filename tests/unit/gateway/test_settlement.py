@@ -57,21 +57,25 @@ def streamed(sound: str) -> bytes:
     return b"data: " + json.dumps({"choices": [{"delta": {"audio": {"data": sound}}}]}).encode() + b"\n\n"
 
 
+def accepted_of(raw: bytes, headers: dict[bytes, bytes] | None = None, level: LogLevel = LogLevel.FULL) -> Accepted:
+    return Accepted(
+        request_id="r1",
+        route="/v1/chat/completions",
+        key=Key(1, "k", "k", b"", log_level=level),
+        parsed=parse("chat", raw, {}),
+        resolved=Resolved(Policy(0, "default"), Priority.MID, (), 1, None),
+        catalogue=Catalogue(),
+        headers=headers or {},
+        accepted_at=1_790_000_000.0,
+        began=0.0,
+    )
+
+
 def test_a_record_keeps_a_whole_exchange_but_not_the_bytes_of_its_pictures_and_sounds(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path, "g1")
     settlement = Settlement("g1", outbox, Instruments(), lambda: 1_790_000_000.0)
     medium = base64.b64encode(b"x" * 1000).decode()
-    accepted = Accepted(
-        request_id="r1",
-        route="/v1/chat/completions",
-        key=Key(1, "k", "k", b"", log_level=LogLevel.FULL),
-        parsed=parse("chat", question(f"data:image/png;base64,{medium}"), {}),
-        resolved=Resolved(Policy(0, "default"), Priority.MID, (), 1, None),
-        catalogue=Catalogue(),
-        headers={},
-        accepted_at=1_790_000_000.0,
-        began=0.0,
-    )
+    accepted = accepted_of(question(f"data:image/png;base64,{medium}"))
     settlement.close(accepted, Ending(Outcome.SUCCESS, 200, response=streamed(medium) * 2))
     (record,) = outbox.take_batch(1, 1_790_000_000.0)
     assert record.opening.input_payload == question("[image/png, 1000 bytes]").decode()

@@ -24,6 +24,38 @@ def test_the_path_follows_the_base_url_as_in_the_openai_sdk(base_url: str, url: 
     assert str(remote_target(ProviderAccess(1, base_url), "/chat/completions").url) == url
 
 
+@pytest.mark.parametrize(
+    ("base_url", "url"),
+    [
+        ("https://r.openai.azure.com", "https://r.openai.azure.com/openai/v1/embeddings"),
+        ("https://r.openai.azure.com/openai/", "https://r.openai.azure.com/openai/v1/embeddings"),
+        ("https://r.openai.azure.com/openai/v1", "https://r.openai.azure.com/openai/v1/embeddings"),
+        (
+            "https://r.openai.azure.com/?api-version=2024-10-21",
+            "https://r.openai.azure.com/openai/deployments/my%2Fone/embeddings?api-version=2024-10-21",
+        ),
+        (
+            "https://r.openai.azure.com/openai?api-version=2024-10-21",
+            "https://r.openai.azure.com/openai/deployments/my%2Fone/embeddings?api-version=2024-10-21",
+        ),
+        (
+            "https://r.openai.azure.com/openai/v1?api-version=preview",
+            "https://r.openai.azure.com/openai/v1/embeddings?api-version=preview",
+        ),
+        (
+            "https://r.openai.azure.com/openai/deployments/d?api-version=2024-10-21",
+            "https://r.openai.azure.com/openai/deployments/d/embeddings?api-version=2024-10-21",
+        ),
+        ("https://front.example/ours", "https://front.example/ours/embeddings"),
+    ],
+)
+def test_an_azure_account_is_called_where_its_api_is_and_other_addresses_as_they_are(base_url: str, url: str) -> None:
+    assert str(remote_target(ProviderAccess(1, base_url), "/embeddings", "my/one").url) == url
+    targets = OpenAITargets()
+    assert str(targets.remote(ProviderAccess(1, base_url), "/embeddings", "my/one").url) == url
+    assert str(targets.remote(ProviderAccess(1, base_url), "/embeddings", "my/one").url) == url
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9000", "http://127.0.0.1:9000/", "http://127.0.0.1:9000/v1"])
 def test_engines_serve_the_public_api_below_v1(address: str) -> None:
     target = engine_target(address, "/completions")
