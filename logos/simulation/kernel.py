@@ -34,6 +34,7 @@ GATEWAY = "gateway-1"
 ATTEMPTS_MAX = 3
 STUCK_AFTER_S = 86_400.0  # after the last arrival and the longest wait: nothing takes as long
 REFUSAL_S = 0.05  # until a 429 is here
+TOO_LONG = "context_length_exceeded: prompt and max_tokens are more than its models take"
 COLLECT_AFTER = 200_000  # objects made and kept
 
 
@@ -158,10 +159,14 @@ class Simulation:
         outcome = Outcome(arrival)
         outcome.slo_ttft_s, outcome.slo_total_s = self._promised(arrival)
         self.result.outcomes.append(outcome)
+        models = self.world.long_enough(arrival.models, arrival.context_tokens)
+        if not models:
+            outcome.status, outcome.ended_at, outcome.reason = Status.REJECTED, arrival.at, TOO_LONG
+            return
         self._open[arrival.request_id] = outcome
-        candidates = self._candidates.get(arrival.models)
+        candidates = self._candidates.get(models)
         if candidates is None:
-            candidates = self._candidates[arrival.models] = self.world.candidates(arrival.models)
+            candidates = self._candidates[models] = self.world.candidates(models)
         self._ask(
             ev.Request(
                 arrival.request_id,

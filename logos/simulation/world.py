@@ -116,6 +116,19 @@ class World:
         """The quantile table of a model's output lengths."""
         return self.shares.get(model_id, DEFAULT_SHARES)
 
+    @cached_property
+    def context_tokens(self) -> Mapping[str, int]:
+        """What prompt and answer may have together, by model name; models without a limit are not there."""
+        limits = ((model.name, model.context_length_tokens) for model in self.catalogue.models)
+        return {name: tokens for name, tokens in limits if tokens is not None}
+
+    def long_enough(self, models: tuple[tuple[str, float], ...], tokens: int) -> tuple[tuple[str, float], ...]:
+        """Those of the (model name, weight) pairs whose context takes so many tokens: the gateway's rule."""
+        limits = self.context_tokens
+        if not limits:
+            return models
+        return tuple(each for each in models if each[0] not in limits or tokens <= limits[each[0]])
+
     def candidates(self, models: Sequence[tuple[str, float]]) -> tuple[Candidate, ...]:
         """The endpoints of (model name, weight) pairs, in that order. Raises KeyError for a name that is unknown."""
         found: list[Candidate] = []
