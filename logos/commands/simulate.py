@@ -13,7 +13,7 @@ import difflib
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,12 @@ from logos.domain.errors import InvalidDeclaration
 if TYPE_CHECKING:
     from logos.scheduling.settings import SchedulerSettings
     from logos.simulation.arrivals import Arrival
+    from logos.simulation.fault_files import Trouble
     from logos.simulation.run import Outcome, Run
     from logos.simulation.world import World
 
 SEEDS_MAX = 100
+COMPARED = ("ok", "slo_attainment", "ttft_s", "worst_wait_s")  # figures of a run without its faults
 KINDS = ("steady", "poisson", "bursty", "diurnal")
 COLUMNS = (
     "request_id", "model", "status", "engine_id", "tier", "key_id", "priority", "mode", "arrived_s", "dispatched_s",
@@ -58,6 +60,8 @@ HEADER = (
 @click.option("--plain", is_flag=True, help="leave out the workload's priorities and modes")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE",
               help="a setting of the scheduler; may be repeated")  # fmt: skip
+@click.option("--faults", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="what goes wrong, and when: run with and without it, and print how long recovery takes")  # fmt: skip
 @click.option("--search/--no-search", default=True, show_default=True,
               help="look for the best schedule with full knowledge of the future")  # fmt: skip
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
@@ -72,6 +76,7 @@ def simulate(
     slo_ttft_ms: float | None,
     plain: bool,
     changes: tuple[str, ...],
+    faults: Path | None,
     search: bool,
     output: Path | None,
     as_json: bool,
@@ -82,6 +87,7 @@ def simulate(
     with the keys of a cluster file's `traffic`). Without it the world's own traffic is used, if it has any.
     """
     from logos.simulation.cluster import read_world
+    from logos.simulation.fault_files import read_faults
     from logos.simulation.run import SimulationFault
     from logos.simulation.systems import check_system
 
@@ -94,12 +100,17 @@ def simulate(
             check_system(name)
         settings = _settings(changes)
         world = read_world(cluster)
+        troubles = () if faults is None else read_faults(faults, world)
         workloads = [_workload(workload, world, each, plain) for each in range(seed, seed + seeds)]
     except InvalidDeclaration as error:
         raise BadInput(error.message) from None
     try:
-        runs = _runs(names, world, workloads, seed, settings, as_json)
+        runs = _runs(names, world, workloads, seed, settings, as_json, troubles)
         found = [_figures(run, slo_s) for run in runs]
+        if troubles:
+            unharmed = _runs(names, world, workloads, seed, settings, as_json)
+            for number, run in enumerate(runs):
+                found[number] |= _recovery(run, unharmed[number], troubles, slo_s)
         clairvoyant = _clairvoyant(world, workloads[0], seed, slo_s) if search else None
     except SimulationFault as fault:
         raise click.ClickException(f"the run in {world.name} was broken off: {fault}") from None
@@ -190,19 +201,38 @@ def _runs(
     seed: int,
     settings: SchedulerSettings,
     is_quiet: bool,
+    troubles: Sequence[Trouble] = (),
 ) -> list[Run]:
     from logos.simulation.systems import run_system
 
+    faults = [fault for trouble in troubles for fault in trouble.faults]
     todo = [(name, number) for name in names for number in range(len(workloads))]
     bar: Any = click.progressbar(todo, label="simulating", hidden=is_quiet or len(todo) < 2, file=sys.stderr)
     with bar as shown:
-        return [run_system(name, world, workloads[number], seed + number, settings) for name, number in shown]
+        return [run_system(name, world, workloads[number], seed + number, settings, faults) for name, number in shown]
 
 
 def _figures(run: Run, slo_s: float | None) -> dict[str, Any]:
     from logos.simulation.figures import figures
 
     return figures(run, slo_s)
+
+
+def _recovery(run: Run, unharmed: Run, troubles: Sequence[Trouble], slo_s: float | None) -> dict[str, Any]:
+    """What a run with faults has beside its figures."""
+    from logos.simulation.recovery import recovery_s
+
+    return {
+        "faults": [
+            {
+                "fault": each.name,
+                "at_s": each.at,
+                "recovery_s": recovery_s(run, unharmed, each.at, slo_s, lasts_s=each.over_after_s),
+            }
+            for each in troubles
+        ],
+        "without_faults": {name: _figures(unharmed, slo_s)[name] for name in COMPARED},
+    }
 
 
 def _bound(
@@ -237,6 +267,9 @@ def _print(document: dict[str, Any], world: World, output: Path | None) -> None:
     click.echo(HEADER)
     for run in runs:
         click.echo(_line(run["policy"], run))
+    for run in runs:
+        for line in _recovered(run):
+            click.echo(line)
     compared = [run for run in runs if run["seed"] == bound["seed"]]
     if bound["clairvoyant"] is not None:
         click.echo(_line("clairvoyant", bound["clairvoyant"]))
@@ -246,6 +279,23 @@ def _print(document: dict[str, Any], world: World, output: Path | None) -> None:
     click.echo(_least(bound, compared, f" with seed {bound['seed']}" if len(compared) < len(runs) else ""))
     if output is not None:
         click.echo(f"wrote {output}")
+
+
+def _recovered(run: dict[str, Any]) -> Iterator[str]:
+    """How a run got over its faults; nothing for one that had none."""
+    name = f"{run['policy']} seed {run['seed']}"
+    for each in run.get("faults", ()):
+        yield f"{name}: {each['fault']} at {each['at_s']:g} s: {_recovery_text(each['recovery_s'])}"
+    if "faults" in run:
+        before = run["without_faults"]
+        shares = f"{run['slo_attainment']:.1%} in SLO, {before['slo_attainment']:.1%} without the faults"
+        yield f"{name}: {run['ok']} answered, {before['ok']} without the faults; {shares}"
+
+
+def _recovery_text(seconds: float | None) -> str:
+    if seconds is None:
+        return "no recovery seen before the workload ended"
+    return "no later request fared worse" if seconds == 0 else f"recovered after {seconds:.1f} s"
 
 
 def _beside_the_best(run: dict[str, Any], best_s: float) -> str:

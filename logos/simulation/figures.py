@@ -80,10 +80,11 @@ def attainment(outcomes: Sequence[Outcome], slo_ttft_s: float | None = None) -> 
     of its own promises were kept, of its first token and of its end. What has no SLO only has to be answered."""
     if not outcomes:
         return 1.0
-    return sum(_is_in_time(each, slo_ttft_s) for each in outcomes) / len(outcomes)
+    return sum(is_in_time(each, slo_ttft_s) for each in outcomes) / len(outcomes)
 
 
-def _is_in_time(outcome: Outcome, slo_ttft_s: float | None) -> bool:
+def is_in_time(outcome: Outcome, slo_ttft_s: float | None = None) -> bool:
+    """Whether it counts for attainment, which says what that means."""
     if outcome.status is not Status.OK or outcome.ttft_s is None:
         return False
     if slo_ttft_s is not None:

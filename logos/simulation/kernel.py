@@ -92,7 +92,7 @@ class Simulation:
         self.world = world
         self.agenda = Agenda()
         self.result = Run(world.name, policy, seed, [], gpus=world.gpus)
-        self._core = core
+        self.core = core
         self._soon: deque[ev.Event] = deque()  # to be told before time goes on
         self._workload = sorted(workload, key=lambda each: each.at)
         self._luck = dict(zip((each.request_id for each in self._workload), draw(self._workload, seed), strict=True))
@@ -106,6 +106,7 @@ class Simulation:
         self._node_of: dict[str, SimNode] = {
             engine_id: node for node in self.nodes.values() for engine_id in node.engines
         }
+        self._just_lost: dict[str, float] = {}  # nodes and engines, and when
         self.remotes = {each: RemoteEndpoint(each, profile) for each, profile in world.remotes.items()}
         self._hedges = Hedges(self.agenda, self._open, self._requests, self._luck, self.tell, self._take_out)
         self._perform = self._table()
@@ -148,7 +149,7 @@ class Simulation:
         self._soon.append(event)
 
     def _tell_all(self) -> None:
-        soon, handle, perform, run = self._soon, self._core.handle, self._perform, self.result
+        soon, handle, perform, run = self._soon, self.core.handle, self._perform, self.result
         while soon:
             run.events += 1
             for command in handle(soon.popleft()):
@@ -237,12 +238,15 @@ class Simulation:
             cmd.SleepEngine: self._order,
             cmd.WakeEngine: self._order,
             cmd.StopEngine: self._order,
-            cmd.ReleaseNode: lambda command: self.lose_node(command.node_id),
+            cmd.ReleaseNode: self._release,
             cmd.RequestNodes: lambda command: None,  # there are no more
             cmd.WakeAt: lambda command: self.agenda.at(command.at, self._wake),
             cmd.GrantLease: self._give_back,
             cmd.RevokeLease: lambda command: None,  # given back when it was granted
         }
+
+    def _release(self, command: cmd.ReleaseNode) -> None:
+        self._without_node(command.node_id)
 
     def _wake(self, _: Any) -> None:
         self._soon.append(ev.Woke(self.agenda.now))
@@ -288,6 +292,8 @@ class Simulation:
     def _load(self, command: cmd.LoadEngine) -> None:
         node = self.nodes.get(command.node_id)
         if node is None:
+            if self._just_lost.get(command.node_id) == self.agenda.now:
+                return
             raise SimulationFault(f"LoadEngine on {command.node_id}, which is not there")
         self._node_of[command.engine_id] = node
         node.obey(command)
@@ -295,6 +301,8 @@ class Simulation:
     def _order(self, command: cmd.SleepEngine | cmd.WakeEngine | cmd.StopEngine) -> None:
         node = self._node_of.get(command.engine_id)
         if node is None:
+            if self._just_lost.get(command.engine_id) == self.agenda.now:
+                return
             raise SimulationFault(f"{type(command).__name__} of {command.engine_id}, which nobody has")
         node.obey(command)
 
@@ -429,17 +437,28 @@ class Simulation:
 
     # What may go wrong, for faults.
 
+    def listen(self, core: Core) -> None:
+        """From now on this core is told what happens."""
+        self.core = core
+
     def lose_node(self, node_id: str) -> None:
-        """The machine is gone, and all that ran on it."""
+        """The machine is gone, and all that ran on it; orders that it is given at this instant crossed the news."""
+        self._just_lost = dict.fromkeys((node_id, *self._without_node(node_id)), self.agenda.now)
+
+    def _without_node(self, node_id: str) -> list[str]:
+        """Takes the node out of the world. Returns the engines that it had."""
         node = self.nodes.pop(node_id, None)
         if node is None:
-            return
+            return []
         self.result.gpu_busy_s += node.gpu_busy_s()
         lost = node.die()
-        self._node_of = {engine_id: each for engine_id, each in self._node_of.items() if each is not node}
+        gone = [engine_id for engine_id, each in self._node_of.items() if each is node]
+        for engine_id in gone:
+            del self._node_of[engine_id]
         self._soon.append(ev.NodeLost(self.agenda.now, node_id))
         for request_id in lost:
             self._fail(request_id, f"node {node_id} is gone")
+        return gone
 
     def return_node(self, node_id: str) -> None:
         """The machine is back, with nothing on it."""

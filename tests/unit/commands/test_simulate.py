@@ -157,6 +157,32 @@ def test_a_setting_of_the_scheduler_changes_what_happens(capsys: pytest.CaptureF
     assert told(capsys, *options, "--set", "queue_length_max=1") != told(capsys, *options)
 
 
+FAULTS = (
+    "node_lost: [{at_s: 100, node: laptop, back_after_s: 30}]\nremote_down: [{at_s: 200, for_s: 5, provider: cloud}]\n"
+)
+
+
+def test_with_faults_the_recovery_from_each_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "faults.yaml"
+    file.write_text(FAULTS, encoding="utf-8")
+    options = ("--cluster", "laptop", "--policy", "fcfs,slo")
+    harmed = json.loads(told(capsys, *options, "--faults", str(file), "--json"))["runs"]
+    fine = json.loads(told(capsys, *options, "--json"))["runs"]
+    text = told(capsys, *options, "--faults", str(file))
+    for number, each in enumerate(harmed):
+        assert each["without_faults"] == {name: fine[number][name] for name in each["without_faults"]}
+        assert each["ok"] < fine[number]["ok"] == each["requests"]
+        assert [(fault["fault"], fault["at_s"]) for fault in each["faults"]] == [
+            ("node_lost laptop", 100.0),
+            ("remote_down cloud", 200.0),
+        ]
+        seconds = each["faults"][0]["recovery_s"]
+        assert seconds > 0
+        assert f"{each['policy']} seed 1: node_lost laptop at 100 s: recovered after {seconds:.1f} s" in text
+        assert f"{each['policy']} seed 1: {each['ok']} answered, {fine[number]['ok']} without the faults" in text
+        assert "faults" not in fine[number]
+
+
 def test_the_output_has_a_row_for_each_request_and_each_transition(
     workload: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,6 +217,7 @@ BAD = {
     "a setting that cannot be": (["--set", "hedge_share=1.5"], "choose a share from 0 (off) to 1"),
     "a setting that is no number": (["--set", "overtakes_mid=many"], "'many' is no int"),
     "an unknown world": (["--cluster", "nowhere"], "there is no world 'nowhere' and no such file"),
+    "faults that cannot be read": (["--faults", "gone.yaml"], "gone.yaml cannot be read: No such file"),
     "a world that cannot be read": (["--cluster", "gone.yaml"], "gone.yaml cannot be read: No such file"),
 }
 

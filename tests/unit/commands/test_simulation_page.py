@@ -18,6 +18,7 @@ from logos.cli import run
 from logos.commands.simulate import COLUMNS, TRANSITION_COLUMNS
 from logos.simulation.cluster import shipped_worlds
 from logos.simulation.cluster_shapes import ClassDeclared, ClusterDeclared
+from logos.simulation.fault_files import FaultsDeclared
 from logos.simulation.from_rows import CONVERSATION_COLUMN, KEY_COLUMN, SLO_COLUMN, TEAM_COLUMN
 from logos.simulation.systems import known_systems
 from logos.workload.rows import COLUMNS as WORKLOAD_COLUMNS
@@ -52,10 +53,9 @@ def shapes(kind: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[Ba
             yield from shapes(inner, f"{path}{'.' if path else ''}{name}{'[]' if is_list else ''}")
 
 
-def table(path: str) -> list[list[str]]:
-    """The rows of the first table under the heading for that part of a cluster file."""
-    heading = f"### `{path}`" if path else "### The file"
-    lines = PAGE.split(f"{heading}\n")[1].splitlines()
+def table(heading: str) -> list[list[str]]:
+    """The rows of the first table under that heading."""
+    lines = PAGE.split(f"\n### {heading}\n")[1].splitlines()
     begins = next(number for number, line in enumerate(lines) if line.startswith("|"))
     rows = []
     for line in lines[begins:]:
@@ -83,12 +83,16 @@ def _says(cell: str, field: FieldInfo) -> bool:
     return bool(yaml.safe_load(cell.strip("`")) == _plain(field.default))
 
 
-PARTS = [(path, kind) for path, kind in shapes(ClusterDeclared) if path not in SAME_AS]
+OF_CLUSTERS = [
+    (f"`{path}`" if path else "The file", kind) for path, kind in shapes(ClusterDeclared) if path not in SAME_AS
+]
+OF_FAULTS = [(f"Faults: `{path}`", kind) for path, kind in shapes(FaultsDeclared) if path]
+PARTS = [*OF_CLUSTERS, *OF_FAULTS]
 
 
-@pytest.mark.parametrize(("path", "kind"), PARTS, ids=[path or "the file" for path, _ in PARTS])
-def test_every_field_of_a_cluster_file_is_on_the_page_with_its_default(path: str, kind: type[BaseModel]) -> None:
-    rows = table(path)
+@pytest.mark.parametrize(("heading", "kind"), PARTS, ids=[heading for heading, _ in PARTS])
+def test_every_field_of_a_file_is_on_the_page_with_its_default(heading: str, kind: type[BaseModel]) -> None:
+    rows = table(heading)
     assert [row[0] for row in rows] == [f"`{name}`" for name in kind.model_fields]
     wrong = [row[0] for row in rows if not _says(row[2], kind.model_fields[row[0].strip("`")])]
     assert wrong == []
@@ -117,8 +121,11 @@ def section(heading: str) -> str:
     return PAGE.split(f"### {heading}\n")[1].split("\n#")[0]
 
 
-def test_every_key_of_the_json_is_on_the_page(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["simulate", "poisson:rate=0.3,duration_s=60", "--cluster", "contention", "--json"]) == 0
+def test_every_key_of_the_json_is_on_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faults = tmp_path / "faults.yaml"
+    faults.write_text("nonsense: [{at_s: 1, for_s: 1}]", encoding="utf-8")
+    options = ["--cluster", "contention", "--faults", str(faults), "--json"]
+    assert run(["simulate", "poisson:rate=0.3,duration_s=60", *options]) == 0
     document = json.loads(capsys.readouterr().out)
     told = section("`--json`")
     assert [key for key in _keys(document) if f"`{key}`" not in told and f'"{key}"' not in told] == []
@@ -172,4 +179,5 @@ def test_every_example_runs_and_answers_what_it_sends(
     assert run([*arguments, "--json"]) == 0
     for each in json.loads(capsys.readouterr().out)["runs"]:
         assert each["requests"] > 0
-        assert each["ok"] == each["requests"]
+        assert ("faults" in each) is ("--faults" in arguments)
+        assert each.get("without_faults", each)["ok"] == each["requests"]
