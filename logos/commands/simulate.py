@@ -36,12 +36,12 @@ KINDS = ("steady", "poisson", "bursty", "diurnal")
 COLUMNS = (
     "request_id", "model", "status", "engine_id", "tier", "key_id", "priority", "mode", "arrived_s", "dispatched_s",
     "first_token_s", "ended_s", "prompt_tokens", "output_tokens", "predicted_ttft_s", "ttft_s", "latency_s",
-    "queue_wait_s", "slo_ttft_s", "attempts", "reason",
+    "queue_wait_s", "slo_ttft_s", "attempts", "reason", "cost_micro_cents",
 )  # fmt: skip
 TRANSITION_COLUMNS = ("began_s", "ended_s", "node_id", "engine_id", "model", "before", "after", "reason")
 HEADER = (
     f"{'policy':<16}{'seed':>5}{'ok':>7}{'in SLO':>8}{'TTFT p50':>10}{'p95':>8}{'mean':>8}{'total p50':>11}{'p95':>8}"
-    f"{'worst wait':>12}{'swaps':>7}{'swap s':>8}{'fair':>6}{'GPU':>6}"
+    f"{'worst wait':>12}{'swaps':>7}{'swap s':>8}{'fair':>6}{'GPU':>6}{'GPU s':>9}{'remote cost':>14}"
 )
 
 
@@ -263,7 +263,9 @@ def _is_all_answered(run: dict[str, Any]) -> bool:
 
 def _print(document: dict[str, Any], world: World, output: Path | None) -> None:
     runs, bound = document["runs"], document["bound"]
-    click.echo(f"{world.name}: {runs[0]['requests']} requests, {world.gpus} GPUs; times in s")
+    currency = runs[0]["cost"]["currency"]
+    money = "" if currency is None else f", cost in {currency}"
+    click.echo(f"{world.name}: {runs[0]['requests']} requests, {world.gpus} GPUs; times in s{money}")
     click.echo(HEADER)
     for run in runs:
         click.echo(_line(run["policy"], run))
@@ -325,8 +327,17 @@ def _line(name: str, run: dict[str, Any]) -> str:
         f"{name:<16}{run['seed']:>5}{run['ok']:>7}{run['slo_attainment']:>8.1%}"
         f"{_cell(ttft['p50'], 10)}{_cell(ttft['p95'], 8)}{_cell(ttft['mean'], 8)}"
         f"{_cell(total['p50'], 11)}{_cell(total['p95'], 8)}{run['worst_wait_s']:>12.2f}{run['swaps']:>7}"
-        f"{run['swap_seconds']:>8.0f}{_cell(run['fairness'], 6)}{run['gpu_use']:>6.2f}"
+        f"{run['swap_seconds']:>8.0f}{_cell(run['fairness'], 6)}{run['gpu_use']:>6.2f}{run['gpu_seconds']:>9.1f}"
+        f"{_spent(run['cost']):>14}"
     )
+
+
+def _spent(cost: dict[str, Any]) -> str:
+    """To the last micro-cent; a dash where nothing has a price."""
+    from logos.billing.cost import format_cost
+    from logos.domain.records import Charge
+
+    return "-" if cost["currency"] is None else format_cost(Charge(cost["remote_micro_cents"], cost["currency"]))
 
 
 def _cell(value: float | None, width: int) -> str:
@@ -357,10 +368,12 @@ def _write(directory: Path, document: dict[str, Any], runs: Sequence[Run]) -> No
 
 
 def _requests_csv(run: Run) -> str:
+    from logos.simulation.costs import cost_micro_cents
+
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(_request_row(each) for each in run.outcomes)
+    writer.writerows([*_request_row(each), cost_micro_cents(run, each)] for each in run.outcomes)
     return out.getvalue()
 
 

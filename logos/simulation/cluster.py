@@ -6,7 +6,6 @@ are those of `world`. What the figures mean in motion must not be known here.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -40,7 +39,7 @@ from logos.simulation.cluster_shapes import (
 )
 from logos.simulation.engine import TransitionTimes
 from logos.simulation.traffic import Source
-from logos.simulation.world import EngineProfile, InitialEngine, RemoteProfile, World, WorldNode
+from logos.simulation.world import DAY, EngineProfile, InitialEngine, RemoteProfile, World, WorldNode
 
 POOL_ID = 1
 POOL_NAME = "local"
@@ -295,7 +294,7 @@ class _Builder:
                     token_type,
                     micro_cents,
                     self._declared.currency,
-                    dt.date(2026, 1, 1),
+                    DAY,
                     model_id,
                     provider_id,
                 )

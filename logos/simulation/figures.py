@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from logos.domain.lifecycle import EngineState
+from logos.simulation.costs import costs
 from logos.simulation.run import Outcome, Run, Status
 
 
@@ -19,7 +20,8 @@ def figures(run: Run, slo_ttft_s: float | None = None) -> dict[str, Any]:
 
     `swaps` counts engines brought in (woken or loaded), `swap_seconds` what all transitions took; `worst_wait_s` is the
     longest from arrival until it ran (or was turned away); fairness is Jain's index over keys of the tokens per second
-    of latency that each got, None if none got any; `gpu_use` the share of GPU time in which an engine was computing.
+    of latency that each got, None if none got any; `gpu_seconds` is the GPU time in which an engine was computing,
+    `gpu_use` its share of all GPU time; `cost` is what `costs` says.
     """
     outcomes = run.outcomes
     answered = [each for each in outcomes if each.status is Status.OK]
@@ -45,6 +47,8 @@ def figures(run: Run, slo_ttft_s: float | None = None) -> dict[str, Any]:
         "swap_seconds": sum(each.seconds for each in run.transitions),
         "worst_wait_s": max(_known(each.queue_wait_s for each in outcomes), default=0.0),
         "fairness": fairness(outcomes),
+        "cost": costs(run),
+        "gpu_seconds": run.gpu_busy_s,
         "gpu_use": run.gpu_busy_s / (run.gpus * seconds) if run.gpus else 0.0,
         "requests_per_s": len(answered) / seconds,
         "output_tokens_per_s": tokens / seconds,

@@ -91,7 +91,9 @@ class Simulation:
     ) -> None:
         self.world = world
         self.agenda = Agenda()
-        self.result = Run(world.name, policy, seed, [], gpus=world.gpus)
+        self.result = Run(
+            world.name, policy, seed, [], gpus=world.gpus, tariffs=world.tariffs, remote_ids=frozenset(world.remotes)
+        )
         self.core = core
         self._soon: deque[ev.Event] = deque()  # to be told before time goes on
         self._workload = sorted(workload, key=lambda each: each.at)

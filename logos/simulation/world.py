@@ -6,10 +6,12 @@ must live here.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from logos.billing.prices import Tariff, tariff
 from logos.domain.catalogue import Catalogue
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Endpoint, Node, Price
@@ -19,6 +21,7 @@ from logos.simulation.lengths import DEFAULT_SHARES
 from logos.simulation.traffic import Source
 
 CHARACTERS_PER_TOKEN = 4.5  # of prompts, in the published runs
+DAY = dt.date(2026, 1, 1)  # of every simulation, as prices belong to days
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,13 @@ class World:
         """Model names by endpoint id."""
         model = self.catalogue.model
         return {endpoint.id: model[endpoint.model_id].name for endpoint in self.catalogue.endpoints}
+
+    @cached_property
+    def tariffs(self) -> Mapping[int, Tariff]:
+        """Prices by endpoint id; endpoints where tokens are free are not there."""
+        prices = self.catalogue.prices
+        found = {each.id: tariff(prices, each.model_id, each.provider_id, DAY) for each in self.catalogue.endpoints}
+        return {endpoint_id: each for endpoint_id, each in found.items() if each}
 
     def with_swaps(self, factor: float) -> World:
         """The same world with transitions that take `factor` times as long."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_times_of_a_run_without_an_answer_are_dashes_and_null(
     options = ("steady:rate=1,duration_s=3", "--cluster", str(cluster), "--policy", "fcfs")
     (run,) = json.loads(told(capsys, *options, "--json"))["runs"]
     assert (run["ok"], run["ttft_s"]["mean"], run["fairness"]) == (0, None, None)
-    assert told(capsys, *options).splitlines()[2].split().count("-") == 6
+    assert told(capsys, *options).splitlines()[2].split().count("-") == 7
 
 
 def test_with_several_seeds_the_bound_says_whose_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,6 +202,33 @@ def test_the_output_has_a_row_for_each_request_and_each_transition(
         changes = [(row["model"], row["after"]) for row in csv.DictReader(file)]
     assert ("qwen2.5-coder-3b", "awake") in changes
     assert json.loads((directory / "runs.json").read_text(encoding="utf-8"))["runs"][0]["ok"] == 12
+
+
+def test_what_remote_answers_cost_is_printed_and_is_the_sum_of_its_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--cluster", "laptop", "--policy", "slo", "--output", str(tmp_path))
+    text = told(capsys, *options)
+    (run,) = json.loads((tmp_path / "runs.json").read_text(encoding="utf-8"))["runs"]
+    with (tmp_path / "slo-1-requests.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    remote = [int(row["cost_micro_cents"]) for row in rows if not row["engine_id"]]
+    assert run["cost"] == {
+        "currency": "EUR",
+        "remote_requests": len(remote),
+        "remote_micro_cents": sum(remote),
+        "local_micro_cents": 0,
+    }
+    assert sum(remote) > 0
+    assert "times in s, cost in EUR" in text
+    assert Decimal(text.splitlines()[2].split()[-1]) == Decimal(sum(remote)) / 10**8
+    assert float(text.splitlines()[2].split()[-2]) == pytest.approx(run["gpu_seconds"], abs=0.05)
+
+
+def test_where_nothing_has_a_price_there_is_no_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "poisson:rate=0.3,duration_s=30", "--cluster", "contention", "--no-search")
+    assert text.splitlines()[0].endswith("times in s")
+    assert text.splitlines()[2].split()[-1] == "-"
 
 
 BAD = {
