@@ -13,7 +13,7 @@ import difflib
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from logos.scheduling.settings import SchedulerSettings
     from logos.simulation.arrivals import Arrival
     from logos.simulation.fault_files import Trouble
+    from logos.simulation.kernel import Simulation
     from logos.simulation.run import Outcome, Run
     from logos.simulation.world import World
 
 SEEDS_MAX = 100
+TICKS = 50  # of the progress bar, for each run
 COMPARED = ("ok", "slo_attainment", "ttft_s", "worst_wait_s")  # figures of a run without its faults
 KINDS = ("steady", "poisson", "bursty", "diurnal")
 COLUMNS = (
@@ -111,7 +113,7 @@ def simulate(
             unharmed = _runs(names, world, workloads, seed, settings, as_json)
             for number, run in enumerate(runs):
                 found[number] |= _recovery(run, unharmed[number], troubles, slo_s)
-        clairvoyant = _clairvoyant(world, workloads[0], seed, slo_s) if search else None
+        clairvoyant = _clairvoyant(world, workloads[0], seed, slo_s, as_json) if search else None
     except SimulationFault as fault:
         raise click.ClickException(f"the run in {world.name} was broken off: {fault}") from None
     bound = {"seed": seed, **_bound(world, workloads[0], seed, settings, found), "clairvoyant": clairvoyant}
@@ -203,13 +205,31 @@ def _runs(
     is_quiet: bool,
     troubles: Sequence[Trouble] = (),
 ) -> list[Run]:
+    """On a terminal a bar shows how far simulated time is; elsewhere a line says what takes long."""
     from logos.simulation.systems import run_system
 
-    faults = [fault for trouble in troubles for fault in trouble.faults]
     todo = [(name, number) for name in names for number in range(len(workloads))]
-    bar: Any = click.progressbar(todo, label="simulating", hidden=is_quiet or len(todo) < 2, file=sys.stderr)
+    is_hidden = is_quiet or (len(todo) < 2 and not sys.stderr.isatty())
+    bar: Any = click.progressbar(length=len(todo) * TICKS, label="simulating", hidden=is_hidden, file=sys.stderr)
+    found: list[Run] = []
     with bar as shown:
-        return [run_system(name, world, workloads[number], seed + number, settings, faults) for name, number in shown]
+        for name, number in todo:
+            workload = workloads[number]
+            events = [fault for trouble in troubles for fault in trouble.faults]
+            ticks = [] if is_hidden else [Tick(workload[-1].at * n / TICKS, shown.update) for n in range(TICKS)]
+            found.append(run_system(name, world, workload, seed + number, settings, [*events, *ticks]))
+    return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tick:
+    """A moment of a run at which its progress is shown. It comes as a fault would, and does no harm."""
+
+    at: float
+    show: Callable[[int], None]
+
+    def strike(self, simulation: Simulation) -> None:
+        self.show(1)
 
 
 def _figures(run: Run, slo_s: float | None) -> dict[str, Any]:
@@ -246,10 +266,14 @@ def _bound(
     return {"ttft_s": None, "latency_s": None}
 
 
-def _clairvoyant(world: World, workload: Sequence[Arrival], seed: int, slo_s: float | None) -> dict[str, Any] | None:
+def _clairvoyant(
+    world: World, workload: Sequence[Arrival], seed: int, slo_s: float | None, is_quiet: bool
+) -> dict[str, Any] | None:
     """The best schedule found, where it can be searched for."""
-    from logos.simulation.clairvoyant import best_schedule
+    from logos.simulation.clairvoyant import best_schedule, is_searchable
 
+    if not is_quiet and sys.stderr.isatty() and is_searchable(world, workload):
+        click.echo("searching for the best schedule (--no-search leaves that out)", err=True)
     found = best_schedule(world, workload, seed)
     return None if found is None else _figures(found.run, slo_s)
 

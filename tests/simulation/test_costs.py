@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def test_tokens_are_charged_by_type_and_place() -> None:
     of = priced({"prompt": 0.15, "completion": 0.60}, {"prompt": 0.01, "completion": 0.02})
     workload = [
         arrival("r1", 0.0, "c", prompt=10, output=5),
-        arrival("r2", 1.0, "c", prompt=1000, output=200),
+        replace(arrival("r2", 1.0, "c", prompt=1000, output=200), output_tokens_max=900),
         arrival("r3", 2.0, "a", prompt=100, output=7),
     ]
     # 0.15 USD per million tokens are 15 micro-cents a token; there are 1e8 micro-cents in a unit.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
+import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -61,6 +64,32 @@ def test_the_same_command_prints_the_same(capsys: pytest.CaptureFixture[str]) ->
     assert told(capsys, "--cluster", "laptop", "--policy", "slo,ollama") == first
     assert "no schedule is below: TTFT mean" in first
     assert told(capsys, "--cluster", "laptop", "--policy", "slo,ollama", "--seed", "2") != first
+
+
+class Terminal(io.StringIO):
+    """What a command takes for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_one_long_run_shows_how_far_it_is_and_prints_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--cluster", "laptop", "--policy", "slo")
+    elsewhere = told(capsys, *options)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert told(capsys, *options) == elsewhere
+    shown = [int(share) for share in re.findall(r"(\d+)%", terminal.getvalue())]
+    assert shown == sorted(shown)
+    assert len(set(shown)) > 10
+    assert shown[-1] == 100
+
+
+def test_elsewhere_one_run_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(("simulate", "--cluster", "laptop")) == 0
+    assert capsys.readouterr().err == ""
 
 
 SHORT_QUEUES = ("poisson:rate=0.6,duration_s=120", "--cluster", "contention", "--set", "queue_length_max=2")
