@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from logos.simulation.world import World
 
 SEEDS_MAX = 100
+REASONS_MAX = 3  # of unanswered requests that are printed for a run
 TICKS = 50  # of the progress bar, for each run
 COMPARED = ("ok", "slo_attainment", "ttft_s", "worst_wait_s")  # figures of a run without its faults
 KINDS = ("steady", "poisson", "bursty", "diurnal")
@@ -294,7 +295,7 @@ def _print(document: dict[str, Any], world: World, output: Path | None) -> None:
     for run in runs:
         click.echo(_line(run["policy"], run))
     for run in runs:
-        for line in _recovered(run):
+        for line in (*_unanswered(run), *_recovered(run)):
             click.echo(line)
     compared = [run for run in runs if run["seed"] == bound["seed"]]
     if bound["clairvoyant"] is not None:
@@ -305,6 +306,13 @@ def _print(document: dict[str, Any], world: World, output: Path | None) -> None:
     click.echo(_least(bound, compared, f" with seed {bound['seed']}" if len(compared) < len(runs) else ""))
     if output is not None:
         click.echo(f"wrote {output}")
+
+
+def _unanswered(run: dict[str, Any]) -> Iterator[str]:
+    """Why requests were not answered, the most frequent reasons of a run."""
+    for each in run["unanswered"][:REASONS_MAX]:
+        why = f": {each['reason']}" if each["reason"] else ""
+        yield f"{run['policy']} seed {run['seed']}: {each['requests']} {each['status']}{why}"
 
 
 def _recovered(run: dict[str, Any]) -> Iterator[str]:

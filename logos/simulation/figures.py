@@ -38,6 +38,7 @@ def figures(run: Run, slo_ttft_s: float | None = None) -> dict[str, Any]:
         "cancelled": _count(outcomes, Status.LEFT),
         "hedged": sum(each.hedge_winner is not None for each in outcomes),
         "hedges_won": sum(each.hedge_winner == "second" for each in outcomes),
+        "unanswered": unanswered(outcomes),
         "slo_attainment": attainment(outcomes, slo_ttft_s),
         "ttft_s": spread(_known(each.ttft_s for each in answered)),
         "latency_s": spread(_known(each.latency_s for each in answered)),
@@ -56,6 +57,21 @@ def figures(run: Run, slo_ttft_s: float | None = None) -> dict[str, Any]:
         "per_model": per_model(run, slo_ttft_s),
         "prediction": prediction(answered),
     }
+
+
+def unanswered(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """Why requests were not answered, most frequent first: how many, and what was said to the first of them. Reasons
+    that differ only in numbers are one."""
+    found: dict[tuple[Status, str], dict[str, Any]] = {}
+    for each in outcomes:
+        if each.status is not Status.OK:
+            entry = {"status": each.status.value, "requests": 0, "reason": each.reason}
+            found.setdefault((each.status, _kind(each.reason)), entry)["requests"] += 1
+    return sorted(found.values(), key=lambda entry: -int(entry["requests"]))
+
+
+def _kind(reason: str) -> str:
+    return reason if reason.isdigit() else "".join(each for each in reason if not each.isdigit())
 
 
 def per_model(run: Run, slo_ttft_s: float | None = None) -> dict[str, dict[str, float | None]]:

@@ -102,6 +102,8 @@ def test_no_bound_is_claimed_for_runs_that_left_requests_unanswered(capsys: pyte
     answered = ", ".join(f"{run['policy']} {run['ok']} of {run['requests']}" for run in document["runs"])
     text = told(capsys, *options)
     assert f"no bound: times are of answered requests, and not all were answered ({answered})" in text
+    for each in document["runs"]:
+        assert f"{each['policy']} seed 1: {each['requests'] - each['ok']} rejected: no_capacity: " in text
     assert "is below" not in text
 
 
