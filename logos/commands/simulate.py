@@ -97,6 +97,8 @@ def simulate(
     names = [name.strip() for name in policies.split(",") if name.strip()]
     if not names:
         raise click.UsageError("--policy names none")
+    if len(set(names)) < len(names):
+        raise click.UsageError("--policy names one twice")
     slo_s = None if slo_ttft_ms is None else slo_ttft_ms / 1000
     try:
         for name in names:
@@ -135,12 +137,16 @@ def _settings(changes: Sequence[str]) -> SchedulerSettings:
     given: dict[str, Any] = {}
     for change in changes:
         name, _, text = change.partition("=")
-        if name not in defaults or name == "policy":
+        if name == "policy":
+            raise InvalidDeclaration(f"--set {change}: the policy is what --policy says")
+        if name in given:
+            raise InvalidDeclaration(f"--set {change}: {name} is set twice")
+        if name not in defaults:
             near = difflib.get_close_matches(name, defaults, 1, 0.0)[0]
             raise InvalidDeclaration(f"--set {change}: there is no such setting; the nearest is {near}")
         kind = type(defaults[name])
         try:
-            given[name] = text.lower() in {"1", "true", "yes"} if kind is bool else kind(text)
+            given[name] = kind(text)
         except ValueError:
             raise InvalidDeclaration(f"--set {change}: {text!r} is no {kind.__name__}") from None
     return SchedulerSettings(**given)
@@ -158,6 +164,10 @@ def _workload(text: str | None, world: World, seed: int, plain: bool) -> list[Ar
         found = drawn(world.source, seed, keys=world.keys)
     elif text.partition(":")[0] in KINDS:
         found = _generated(text, world, seed)
+    elif not Path(text).exists() and not text.endswith(".csv"):
+        raise InvalidDeclaration(
+            f"{text} is no file and no traffic to generate, as {KINDS[0]}:rate=2 ({', '.join(KINDS)})"
+        )
     else:
         found = arrivals(read_workload(Path(text)), world, text, plain=plain)
     if not found:
@@ -174,7 +184,9 @@ def _generated(text: str, world: World, seed: int) -> list[Arrival]:
     kind, _, rest = text.partition(":")
     document: dict[str, Any] = {"arrivals": kind}
     for part in filter(None, rest.split(",")):
-        name, _, value = part.partition("=")
+        name, _, value = map(str.strip, part.partition("="))
+        if name in document:
+            raise InvalidDeclaration(f"{text}: {name} is said twice")
         document[name] = _number(value)
     declared = parse(TrafficDeclared, document, text)
     try:

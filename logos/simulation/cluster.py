@@ -86,7 +86,10 @@ def _flaws(declared: ClusterDeclared) -> Iterator[str]:
     yield from _repeated("nodes", [name for node in declared.nodes for name in node.names])
     yield from _repeated("providers", [each.name for each in declared.providers])
     providers = {each.name for each in declared.providers}
+    if POOL_NAME in providers:
+        yield f"providers: {POOL_NAME!r} is what the cluster's own nodes are called; give it another name"
     for index, model in enumerate(declared.models):
+        yield from _repeated(f"models[{index}].remotes", [each.provider for each in model.remotes])
         for number, remote in enumerate(model.remotes):
             if remote.provider not in providers:
                 yield f"models[{index}].remotes[{number}].provider: there is no provider {remote.provider!r}"

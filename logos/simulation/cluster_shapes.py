@@ -228,6 +228,16 @@ class SloDeclared(Declared):
     batch: ClassDeclared = ClassDeclared(total_ms=600_000.0)
 
 
+OF_TURNS = frozenset({"turns", "prompt_tokens", "output_tokens"})
+OF_RATES = frozenset(
+    {"rates", "models", "keys", "duration_s", "step_s", "prompt_normal", "output_normal", "prefix_tokens", "tokens_max"}
+)
+OF_ARRIVALS = frozenset(
+    {"arrivals", "models", "keys", "rate", "duration_s", "skew", "burstiness", "batch_share", "prompt_tokens"}
+    | {"max_tokens", "conversation_turns", "think_s", "prefixes", "prefix_tokens"}
+)
+
+
 class TrafficDeclared(Declared):
     """The traffic that belongs to a world. With `turns` everything is there at the start, in that order; with `rates`
     it climbs and falls in steps; else it is as the workload generator makes it."""
@@ -253,6 +263,21 @@ class TrafficDeclared(Declared):
     prompt_normal: tuple[Normal, Normal] = (60.0, 30.0)
     output_normal: tuple[Normal, Normal] = (200.0, 100.0)
     tokens_max: Positive = 32_000
+
+    @model_validator(mode="after")
+    def _everything_counts(self) -> Self:
+        """What is said and would change nothing was meant for something."""
+        kind, fields = ("arrivals", OF_ARRIVALS)
+        if self.turns:
+            kind, fields = ("turns", OF_TURNS)
+        elif self.rates:
+            kind, fields = ("rates", OF_RATES)
+        given = self.model_fields_set - ({"arrivals"} if self.arrivals == "poisson" else set())
+        for name in sorted(given - fields - {"turns", "rates"}):
+            raise ValueError(f"{name} changes nothing in traffic by {kind}, which has {', '.join(sorted(fields))}")
+        if self.turns and self.rates:
+            raise ValueError("give turns or rates, not both")
+        return self
 
     def source(self, models: tuple[str, ...]) -> Source:
         """Raises ValueError for traffic that cannot be."""
