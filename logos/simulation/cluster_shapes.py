@@ -158,7 +158,7 @@ class ModelDeclared(Declared):
     tags: tuple[str, ...] = ()
     weights: WeightsDeclared = WeightsDeclared()
     context_length: Positive | None = None
-    output_shares: Annotated[tuple[Share, ...], Field(min_length=SHARES_MIN)] | None = None
+    output_shares: tuple[Share, ...] | None = None
     engine: EngineDeclared | None = None
     price: PriceDeclared = PriceDeclared()
     remotes: tuple[RemoteDeclared, ...] = ()
@@ -167,6 +167,8 @@ class ModelDeclared(Declared):
     def _is_somewhere(self) -> Self:
         if self.engine is None and not self.remotes:
             raise ValueError("a model needs `engine` or `remotes`, or nothing could serve it")
+        if self.output_shares is not None and len(self.output_shares) < SHARES_MIN:
+            raise ValueError("output_shares should have the least and the greatest share, and any number between")
         if self.output_shares is not None and sorted(self.output_shares) != list(self.output_shares):
             raise ValueError("output_shares are quantiles: they should not fall")
         return self
@@ -180,7 +182,7 @@ class InitialDeclared(Declared):
     """An engine that is on the node from the start."""
 
     model: Name
-    gpus: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,)
+    gpus: tuple[Count, ...] = (0,)
     state: Literal["asleep", "awake"] = "asleep"
 
 
@@ -318,13 +320,27 @@ class ClusterDeclared(Declared):
 
     description: str = ""
     nodes: tuple[NodeDeclared, ...] = ()
-    models: Annotated[tuple[ModelDeclared, ...], Field(min_length=1)]
+    models: tuple[ModelDeclared, ...]
     providers: tuple[RemoteProviderDeclared, ...] = ()
     slo: SloDeclared = SloDeclared()
-    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "EUR"
+    currency: str = "EUR"
     traffic: TrafficDeclared | None = None
     queue_timeout_s: Annotated[float, Field(strict=True, gt=0, le=1_000_000)] = 600.0
     report_interval_s: Time = 0.0
+
+    @field_validator("models")
+    @classmethod
+    def _there_is_one(cls, models: tuple[ModelDeclared, ...]) -> tuple[ModelDeclared, ...]:
+        if not models:
+            raise ValueError("should have at least one")
+        return models
+
+    @field_validator("currency")
+    @classmethod
+    def _is_a_currency(cls, currency: str) -> str:
+        if not (len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()):
+            raise ValueError("should be three capital letters, as EUR")
+        return currency
 
     @field_validator("report_interval_s")
     @classmethod
