@@ -86,6 +86,22 @@ def test_measurements_are_nonsense_only_for_as_long_as_the_file_says() -> None:
     assert [each == pytest.approx(1.2) for each in told] == [True, False, True]
 
 
+@pytest.mark.parametrize("policy", ["ollama", "fcfs", "slo"])
+def test_what_is_tried_again_waits_no_longer_in_all_than_it_may(policy: str) -> None:
+    """It lost its node before its first token, and now stands behind a request that came later and may wait longer."""
+    one = world(
+        node(("a", "awake")),
+        {"name": "m", "memory_mib_per_gpu": 100},
+        models=(model("a", max_parallel=1),),
+        queue_timeout_s=60.0,
+    )
+    workload = [arrival("old", 15.0, prompt=900), arrival("new", 19.0)]
+    old, new = run_system(policy, one, workload, 1, faults=(NodeDies(20.0, "n"),)).outcomes
+    assert [each.status for each in (old, new)] == [Status.REJECTED] * 2
+    assert old.ended_at is not None
+    assert old.ended_at <= 75.0 + 1e-9
+
+
 def sleeping_when_lost(later_s: float) -> Scripted:
     """A core that sends an engine to sleep when it hears that its node is gone, or so long after it."""
 
