@@ -13,7 +13,7 @@ import difflib
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,20 +26,25 @@ from logos.domain.errors import InvalidDeclaration
 if TYPE_CHECKING:
     from logos.scheduling.settings import SchedulerSettings
     from logos.simulation.arrivals import Arrival
+    from logos.simulation.fault_files import Trouble
+    from logos.simulation.kernel import Simulation
     from logos.simulation.run import Outcome, Run
     from logos.simulation.world import World
 
 SEEDS_MAX = 100
+REASONS_MAX = 3  # of unanswered requests that are printed for a run
+TICKS = 50  # of the progress bar, for each run
+COMPARED = ("ok", "slo_attainment", "ttft_s", "worst_wait_s")  # figures of a run without its faults
 KINDS = ("steady", "poisson", "bursty", "diurnal")
 COLUMNS = (
     "request_id", "model", "status", "engine_id", "tier", "key_id", "priority", "mode", "arrived_s", "dispatched_s",
     "first_token_s", "ended_s", "prompt_tokens", "output_tokens", "predicted_ttft_s", "ttft_s", "latency_s",
-    "queue_wait_s", "slo_ttft_s", "attempts", "reason",
+    "queue_wait_s", "slo_ttft_s", "attempts", "reason", "cost_micro_cents",
 )  # fmt: skip
 TRANSITION_COLUMNS = ("began_s", "ended_s", "node_id", "engine_id", "model", "before", "after", "reason")
 HEADER = (
     f"{'policy':<16}{'seed':>5}{'ok':>7}{'in SLO':>8}{'TTFT p50':>10}{'p95':>8}{'mean':>8}{'total p50':>11}{'p95':>8}"
-    f"{'worst wait':>12}{'swaps':>7}{'swap s':>8}{'fair':>6}{'GPU':>6}"
+    f"{'worst wait':>12}{'swaps':>7}{'swap s':>8}{'fair':>6}{'GPU':>6}{'GPU s':>9}{'remote cost':>14}"
 )
 
 
@@ -58,6 +63,8 @@ HEADER = (
 @click.option("--plain", is_flag=True, help="leave out the workload's priorities and modes")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE",
               help="a setting of the scheduler; may be repeated")  # fmt: skip
+@click.option("--faults", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="what goes wrong, and when: run with and without it, and print how long recovery takes")  # fmt: skip
 @click.option("--search/--no-search", default=True, show_default=True,
               help="look for the best schedule with full knowledge of the future")  # fmt: skip
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
@@ -72,6 +79,7 @@ def simulate(
     slo_ttft_ms: float | None,
     plain: bool,
     changes: tuple[str, ...],
+    faults: Path | None,
     search: bool,
     output: Path | None,
     as_json: bool,
@@ -82,25 +90,33 @@ def simulate(
     with the keys of a cluster file's `traffic`). Without it the world's own traffic is used, if it has any.
     """
     from logos.simulation.cluster import read_world
+    from logos.simulation.fault_files import read_faults
     from logos.simulation.run import SimulationFault
     from logos.simulation.systems import check_system
 
     names = [name.strip() for name in policies.split(",") if name.strip()]
     if not names:
         raise click.UsageError("--policy names none")
+    if len(set(names)) < len(names):
+        raise click.UsageError("--policy names one twice")
     slo_s = None if slo_ttft_ms is None else slo_ttft_ms / 1000
     try:
         for name in names:
             check_system(name)
         settings = _settings(changes)
         world = read_world(cluster)
+        troubles = () if faults is None else read_faults(faults, world)
         workloads = [_workload(workload, world, each, plain) for each in range(seed, seed + seeds)]
     except InvalidDeclaration as error:
         raise BadInput(error.message) from None
     try:
-        runs = _runs(names, world, workloads, seed, settings, as_json)
+        runs = _runs(names, world, workloads, seed, settings, as_json, troubles)
         found = [_figures(run, slo_s) for run in runs]
-        clairvoyant = _clairvoyant(world, workloads[0], seed, slo_s) if search else None
+        if troubles:
+            unharmed = _runs(names, world, workloads, seed, settings, as_json)
+            for number, run in enumerate(runs):
+                found[number] |= _recovery(run, unharmed[number], troubles, slo_s)
+        clairvoyant = _clairvoyant(world, workloads[0], seed, slo_s, as_json) if search else None
     except SimulationFault as fault:
         raise click.ClickException(f"the run in {world.name} was broken off: {fault}") from None
     bound = {"seed": seed, **_bound(world, workloads[0], seed, settings, found), "clairvoyant": clairvoyant}
@@ -121,12 +137,16 @@ def _settings(changes: Sequence[str]) -> SchedulerSettings:
     given: dict[str, Any] = {}
     for change in changes:
         name, _, text = change.partition("=")
-        if name not in defaults or name == "policy":
+        if name == "policy":
+            raise InvalidDeclaration(f"--set {change}: the policy is what --policy says")
+        if name in given:
+            raise InvalidDeclaration(f"--set {change}: {name} is set twice")
+        if name not in defaults:
             near = difflib.get_close_matches(name, defaults, 1, 0.0)[0]
             raise InvalidDeclaration(f"--set {change}: there is no such setting; the nearest is {near}")
         kind = type(defaults[name])
         try:
-            given[name] = text.lower() in {"1", "true", "yes"} if kind is bool else kind(text)
+            given[name] = kind(text)
         except ValueError:
             raise InvalidDeclaration(f"--set {change}: {text!r} is no {kind.__name__}") from None
     return SchedulerSettings(**given)
@@ -144,6 +164,10 @@ def _workload(text: str | None, world: World, seed: int, plain: bool) -> list[Ar
         found = drawn(world.source, seed, keys=world.keys)
     elif text.partition(":")[0] in KINDS:
         found = _generated(text, world, seed)
+    elif not Path(text).exists() and not text.endswith(".csv"):
+        raise InvalidDeclaration(
+            f"{text} is no file and no traffic to generate, as {KINDS[0]}:rate=2 ({', '.join(KINDS)})"
+        )
     else:
         found = arrivals(read_workload(Path(text)), world, text, plain=plain)
     if not found:
@@ -160,7 +184,9 @@ def _generated(text: str, world: World, seed: int) -> list[Arrival]:
     kind, _, rest = text.partition(":")
     document: dict[str, Any] = {"arrivals": kind}
     for part in filter(None, rest.split(",")):
-        name, _, value = part.partition("=")
+        name, _, value = map(str.strip, part.partition("="))
+        if name in document:
+            raise InvalidDeclaration(f"{text}: {name} is said twice")
         document[name] = _number(value)
     declared = parse(TrafficDeclared, document, text)
     try:
@@ -190,19 +216,56 @@ def _runs(
     seed: int,
     settings: SchedulerSettings,
     is_quiet: bool,
+    troubles: Sequence[Trouble] = (),
 ) -> list[Run]:
+    """On a terminal a bar shows how far simulated time is; elsewhere a line says what takes long."""
     from logos.simulation.systems import run_system
 
     todo = [(name, number) for name in names for number in range(len(workloads))]
-    bar: Any = click.progressbar(todo, label="simulating", hidden=is_quiet or len(todo) < 2, file=sys.stderr)
+    is_hidden = is_quiet or (len(todo) < 2 and not sys.stderr.isatty())
+    bar: Any = click.progressbar(length=len(todo) * TICKS, label="simulating", hidden=is_hidden, file=sys.stderr)
+    found: list[Run] = []
     with bar as shown:
-        return [run_system(name, world, workloads[number], seed + number, settings) for name, number in shown]
+        for name, number in todo:
+            workload = workloads[number]
+            events = [fault for trouble in troubles for fault in trouble.faults]
+            ticks = [] if is_hidden else [Tick(workload[-1].at * n / TICKS, shown.update) for n in range(TICKS)]
+            found.append(run_system(name, world, workload, seed + number, settings, [*events, *ticks]))
+    return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tick:
+    """A moment of a run at which its progress is shown. It comes as a fault would, and does no harm."""
+
+    at: float
+    show: Callable[[int], None]
+
+    def strike(self, simulation: Simulation) -> None:
+        self.show(1)
 
 
 def _figures(run: Run, slo_s: float | None) -> dict[str, Any]:
     from logos.simulation.figures import figures
 
     return figures(run, slo_s)
+
+
+def _recovery(run: Run, unharmed: Run, troubles: Sequence[Trouble], slo_s: float | None) -> dict[str, Any]:
+    """What a run with faults has beside its figures."""
+    from logos.simulation.recovery import recovery_s
+
+    return {
+        "faults": [
+            {
+                "fault": each.name,
+                "at_s": each.at,
+                "recovery_s": recovery_s(run, unharmed, each.at, slo_s, lasts_s=each.over_after_s),
+            }
+            for each in troubles
+        ],
+        "without_faults": {name: _figures(unharmed, slo_s)[name] for name in COMPARED},
+    }
 
 
 def _bound(
@@ -216,10 +279,14 @@ def _bound(
     return {"ttft_s": None, "latency_s": None}
 
 
-def _clairvoyant(world: World, workload: Sequence[Arrival], seed: int, slo_s: float | None) -> dict[str, Any] | None:
+def _clairvoyant(
+    world: World, workload: Sequence[Arrival], seed: int, slo_s: float | None, is_quiet: bool
+) -> dict[str, Any] | None:
     """The best schedule found, where it can be searched for."""
-    from logos.simulation.clairvoyant import best_schedule
+    from logos.simulation.clairvoyant import best_schedule, is_searchable
 
+    if not is_quiet and sys.stderr.isatty() and is_searchable(world, workload):
+        click.echo("searching for the best schedule (--no-search leaves that out)", err=True)
     found = best_schedule(world, workload, seed)
     return None if found is None else _figures(found.run, slo_s)
 
@@ -233,10 +300,15 @@ def _is_all_answered(run: dict[str, Any]) -> bool:
 
 def _print(document: dict[str, Any], world: World, output: Path | None) -> None:
     runs, bound = document["runs"], document["bound"]
-    click.echo(f"{world.name}: {runs[0]['requests']} requests, {world.gpus} GPUs; times in s")
+    currency = runs[0]["cost"]["currency"]
+    money = "" if currency is None else f", cost in {currency}"
+    click.echo(f"{world.name}: {runs[0]['requests']} requests, {world.gpus} GPUs; times in s{money}")
     click.echo(HEADER)
     for run in runs:
         click.echo(_line(run["policy"], run))
+    for run in runs:
+        for line in (*_unanswered(run), *_recovered(run)):
+            click.echo(line)
     compared = [run for run in runs if run["seed"] == bound["seed"]]
     if bound["clairvoyant"] is not None:
         click.echo(_line("clairvoyant", bound["clairvoyant"]))
@@ -246,6 +318,30 @@ def _print(document: dict[str, Any], world: World, output: Path | None) -> None:
     click.echo(_least(bound, compared, f" with seed {bound['seed']}" if len(compared) < len(runs) else ""))
     if output is not None:
         click.echo(f"wrote {output}")
+
+
+def _unanswered(run: dict[str, Any]) -> Iterator[str]:
+    """Why requests were not answered, the most frequent reasons of a run."""
+    for each in run["unanswered"][:REASONS_MAX]:
+        why = f": {each['reason']}" if each["reason"] else ""
+        yield f"{run['policy']} seed {run['seed']}: {each['requests']} {each['status']}{why}"
+
+
+def _recovered(run: dict[str, Any]) -> Iterator[str]:
+    """How a run got over its faults; nothing for one that had none."""
+    name = f"{run['policy']} seed {run['seed']}"
+    for each in run.get("faults", ()):
+        yield f"{name}: {each['fault']} at {each['at_s']:g} s: {_recovery_text(each['recovery_s'])}"
+    if "faults" in run:
+        before = run["without_faults"]
+        shares = f"{run['slo_attainment']:.1%} in SLO, {before['slo_attainment']:.1%} without the faults"
+        yield f"{name}: {run['ok']} answered, {before['ok']} without the faults; {shares}"
+
+
+def _recovery_text(seconds: float | None) -> str:
+    if seconds is None:
+        return "no recovery seen before the workload ended"
+    return "no later request fared worse" if seconds == 0 else f"recovered after {seconds:.1f} s"
 
 
 def _beside_the_best(run: dict[str, Any], best_s: float) -> str:
@@ -275,8 +371,17 @@ def _line(name: str, run: dict[str, Any]) -> str:
         f"{name:<16}{run['seed']:>5}{run['ok']:>7}{run['slo_attainment']:>8.1%}"
         f"{_cell(ttft['p50'], 10)}{_cell(ttft['p95'], 8)}{_cell(ttft['mean'], 8)}"
         f"{_cell(total['p50'], 11)}{_cell(total['p95'], 8)}{run['worst_wait_s']:>12.2f}{run['swaps']:>7}"
-        f"{run['swap_seconds']:>8.0f}{_cell(run['fairness'], 6)}{run['gpu_use']:>6.2f}"
+        f"{run['swap_seconds']:>8.0f}{_cell(run['fairness'], 6)}{run['gpu_use']:>6.2f}{run['gpu_seconds']:>9.1f}"
+        f"{_spent(run['cost']):>14}"
     )
+
+
+def _spent(cost: dict[str, Any]) -> str:
+    """To the last micro-cent; a dash where nothing has a price."""
+    from logos.billing.cost import format_cost
+    from logos.domain.records import Charge
+
+    return "-" if cost["currency"] is None else format_cost(Charge(cost["remote_micro_cents"], cost["currency"]))
 
 
 def _cell(value: float | None, width: int) -> str:
@@ -307,10 +412,12 @@ def _write(directory: Path, document: dict[str, Any], runs: Sequence[Run]) -> No
 
 
 def _requests_csv(run: Run) -> str:
+    from logos.simulation.costs import cost_micro_cents
+
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(_request_row(each) for each in run.outcomes)
+    writer.writerows([*_request_row(each), cost_micro_cents(run, each)] for each in run.outcomes)
     return out.getvalue()
 
 

@@ -40,6 +40,11 @@ class Arrival:
     prefix_tokens: int = 0
     shared: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def context_tokens(self) -> int:
+        """What its prompt and the longest answer that it allows need of a model's context."""
+        return self.prompt_tokens + (self.output_tokens_max or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Luck:

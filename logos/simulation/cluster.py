@@ -6,7 +6,6 @@ are those of `world`. What the figures mean in motion must not be known here.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -40,7 +39,7 @@ from logos.simulation.cluster_shapes import (
 )
 from logos.simulation.engine import TransitionTimes
 from logos.simulation.traffic import Source
-from logos.simulation.world import EngineProfile, InitialEngine, RemoteProfile, World, WorldNode
+from logos.simulation.world import DAY, EngineProfile, InitialEngine, RemoteProfile, World, WorldNode
 
 POOL_ID = 1
 POOL_NAME = "local"
@@ -87,7 +86,10 @@ def _flaws(declared: ClusterDeclared) -> Iterator[str]:
     yield from _repeated("nodes", [name for node in declared.nodes for name in node.names])
     yield from _repeated("providers", [each.name for each in declared.providers])
     providers = {each.name for each in declared.providers}
+    if POOL_NAME in providers:
+        yield f"providers: {POOL_NAME!r} is what the cluster's own nodes are called; give it another name"
     for index, model in enumerate(declared.models):
+        yield from _repeated(f"models[{index}].remotes", [each.provider for each in model.remotes])
         for number, remote in enumerate(model.remotes):
             if remote.provider not in providers:
                 yield f"models[{index}].remotes[{number}].provider: there is no provider {remote.provider!r}"
@@ -295,7 +297,7 @@ class _Builder:
                     token_type,
                     micro_cents,
                     self._declared.currency,
-                    dt.date(2026, 1, 1),
+                    DAY,
                     model_id,
                     provider_id,
                 )

@@ -158,7 +158,7 @@ class ModelDeclared(Declared):
     tags: tuple[str, ...] = ()
     weights: WeightsDeclared = WeightsDeclared()
     context_length: Positive | None = None
-    output_shares: Annotated[tuple[Share, ...], Field(min_length=SHARES_MIN)] | None = None
+    output_shares: tuple[Share, ...] | None = None
     engine: EngineDeclared | None = None
     price: PriceDeclared = PriceDeclared()
     remotes: tuple[RemoteDeclared, ...] = ()
@@ -167,6 +167,8 @@ class ModelDeclared(Declared):
     def _is_somewhere(self) -> Self:
         if self.engine is None and not self.remotes:
             raise ValueError("a model needs `engine` or `remotes`, or nothing could serve it")
+        if self.output_shares is not None and len(self.output_shares) < SHARES_MIN:
+            raise ValueError("output_shares should have the least and the greatest share, and any number between")
         if self.output_shares is not None and sorted(self.output_shares) != list(self.output_shares):
             raise ValueError("output_shares are quantiles: they should not fall")
         return self
@@ -180,7 +182,7 @@ class InitialDeclared(Declared):
     """An engine that is on the node from the start."""
 
     model: Name
-    gpus: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,)
+    gpus: tuple[Count, ...] = (0,)
     state: Literal["asleep", "awake"] = "asleep"
 
 
@@ -228,6 +230,16 @@ class SloDeclared(Declared):
     batch: ClassDeclared = ClassDeclared(total_ms=600_000.0)
 
 
+OF_TURNS = frozenset({"turns", "prompt_tokens", "output_tokens"})
+OF_RATES = frozenset(
+    {"rates", "models", "keys", "duration_s", "step_s", "prompt_normal", "output_normal", "prefix_tokens", "tokens_max"}
+)
+OF_ARRIVALS = frozenset(
+    {"arrivals", "models", "keys", "rate", "duration_s", "skew", "burstiness", "batch_share", "prompt_tokens"}
+    | {"max_tokens", "conversation_turns", "think_s", "prefixes", "prefix_tokens"}
+)
+
+
 class TrafficDeclared(Declared):
     """The traffic that belongs to a world. With `turns` everything is there at the start, in that order; with `rates`
     it climbs and falls in steps; else it is as the workload generator makes it."""
@@ -253,6 +265,21 @@ class TrafficDeclared(Declared):
     prompt_normal: tuple[Normal, Normal] = (60.0, 30.0)
     output_normal: tuple[Normal, Normal] = (200.0, 100.0)
     tokens_max: Positive = 32_000
+
+    @model_validator(mode="after")
+    def _everything_counts(self) -> Self:
+        """What is said and would change nothing was meant for something."""
+        kind, fields = ("arrivals", OF_ARRIVALS)
+        if self.turns:
+            kind, fields = ("turns", OF_TURNS)
+        elif self.rates:
+            kind, fields = ("rates", OF_RATES)
+        given = self.model_fields_set - ({"arrivals"} if self.arrivals == "poisson" else set())
+        for name in sorted(given - fields - {"turns", "rates"}):
+            raise ValueError(f"{name} changes nothing in traffic by {kind}, which has {', '.join(sorted(fields))}")
+        if self.turns and self.rates:
+            raise ValueError("give turns or rates, not both")
+        return self
 
     def source(self, models: tuple[str, ...]) -> Source:
         """Raises ValueError for traffic that cannot be."""
@@ -293,13 +320,27 @@ class ClusterDeclared(Declared):
 
     description: str = ""
     nodes: tuple[NodeDeclared, ...] = ()
-    models: Annotated[tuple[ModelDeclared, ...], Field(min_length=1)]
+    models: tuple[ModelDeclared, ...]
     providers: tuple[RemoteProviderDeclared, ...] = ()
     slo: SloDeclared = SloDeclared()
-    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "EUR"
+    currency: str = "EUR"
     traffic: TrafficDeclared | None = None
     queue_timeout_s: Annotated[float, Field(strict=True, gt=0, le=1_000_000)] = 600.0
     report_interval_s: Time = 0.0
+
+    @field_validator("models")
+    @classmethod
+    def _there_is_one(cls, models: tuple[ModelDeclared, ...]) -> tuple[ModelDeclared, ...]:
+        if not models:
+            raise ValueError("should have at least one")
+        return models
+
+    @field_validator("currency")
+    @classmethod
+    def _is_a_currency(cls, currency: str) -> str:
+        if not (len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()):
+            raise ValueError("should be three capital letters, as EUR")
+        return currency
 
     @field_validator("report_interval_s")
     @classmethod

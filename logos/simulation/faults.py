@@ -71,6 +71,39 @@ class RemoteDown:
         simulation.agenda.at(self.at + self.seconds, remote.recover)
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteLimited:
+    """A remote endpoint's provider takes less than it is known to, for so long; None leaves a limit as it is."""
+
+    at: float
+    endpoint_id: int
+    seconds: float
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    parallel_max: int | None = None
+
+    def strike(self, simulation: Simulation) -> None:
+        remote = simulation.remotes[self.endpoint_id]
+        before = remote.profile
+        named = {name: getattr(self, name) for name in ("requests_per_minute", "tokens_per_minute", "parallel_max")}
+        remote.behave(replace(before, **{name: limit for name, limit in named.items() if limit is not None}))
+        simulation.agenda.at(self.at + self.seconds, remote.behave, before)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementsSpoilt:
+    """The core is told nonsense by its measurements, for so long."""
+
+    at: float
+    seconds: float = math.inf
+
+    def strike(self, simulation: Simulation) -> None:
+        honest = simulation.core
+        simulation.listen(Nonsense(honest))
+        if math.isfinite(self.seconds):
+            simulation.agenda.at(self.at + self.seconds, simulation.listen, honest)
+
+
 class Nonsense:
     """A core that is told nonsense by its measurements: times and tokens that no clock and no counter would give.
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from logos.domain.lifecycle import EngineState
+from logos.simulation.costs import costs
 from logos.simulation.run import Outcome, Run, Status
 
 
@@ -19,7 +20,8 @@ def figures(run: Run, slo_ttft_s: float | None = None) -> dict[str, Any]:
 
     `swaps` counts engines brought in (woken or loaded), `swap_seconds` what all transitions took; `worst_wait_s` is the
     longest from arrival until it ran (or was turned away); fairness is Jain's index over keys of the tokens per second
-    of latency that each got, None if none got any; `gpu_use` the share of GPU time in which an engine was computing.
+    of latency that each got, None if none got any; `gpu_seconds` is the GPU time in which an engine was computing,
+    `gpu_use` its share of all GPU time; `cost` is what `costs` says.
     """
     outcomes = run.outcomes
     answered = [each for each in outcomes if each.status is Status.OK]
@@ -36,6 +38,7 @@ def figures(run: Run, slo_ttft_s: float | None = None) -> dict[str, Any]:
         "cancelled": _count(outcomes, Status.LEFT),
         "hedged": sum(each.hedge_winner is not None for each in outcomes),
         "hedges_won": sum(each.hedge_winner == "second" for each in outcomes),
+        "unanswered": unanswered(outcomes),
         "slo_attainment": attainment(outcomes, slo_ttft_s),
         "ttft_s": spread(_known(each.ttft_s for each in answered)),
         "latency_s": spread(_known(each.latency_s for each in answered)),
@@ -45,6 +48,8 @@ def figures(run: Run, slo_ttft_s: float | None = None) -> dict[str, Any]:
         "swap_seconds": sum(each.seconds for each in run.transitions),
         "worst_wait_s": max(_known(each.queue_wait_s for each in outcomes), default=0.0),
         "fairness": fairness(outcomes),
+        "cost": costs(run),
+        "gpu_seconds": run.gpu_busy_s,
         "gpu_use": run.gpu_busy_s / (run.gpus * seconds) if run.gpus else 0.0,
         "requests_per_s": len(answered) / seconds,
         "output_tokens_per_s": tokens / seconds,
@@ -52,6 +57,21 @@ def figures(run: Run, slo_ttft_s: float | None = None) -> dict[str, Any]:
         "per_model": per_model(run, slo_ttft_s),
         "prediction": prediction(answered),
     }
+
+
+def unanswered(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """Why requests were not answered, most frequent first: how many, and what was said to the first of them. Reasons
+    that differ only in numbers are one."""
+    found: dict[tuple[Status, str], dict[str, Any]] = {}
+    for each in outcomes:
+        if each.status is not Status.OK:
+            entry = {"status": each.status.value, "requests": 0, "reason": each.reason}
+            found.setdefault((each.status, _kind(each.reason)), entry)["requests"] += 1
+    return sorted(found.values(), key=lambda entry: -int(entry["requests"]))
+
+
+def _kind(reason: str) -> str:
+    return reason if reason.isdigit() else "".join(each for each in reason if not each.isdigit())
 
 
 def per_model(run: Run, slo_ttft_s: float | None = None) -> dict[str, dict[str, float | None]]:
@@ -80,10 +100,11 @@ def attainment(outcomes: Sequence[Outcome], slo_ttft_s: float | None = None) -> 
     of its own promises were kept, of its first token and of its end. What has no SLO only has to be answered."""
     if not outcomes:
         return 1.0
-    return sum(_is_in_time(each, slo_ttft_s) for each in outcomes) / len(outcomes)
+    return sum(is_in_time(each, slo_ttft_s) for each in outcomes) / len(outcomes)
 
 
-def _is_in_time(outcome: Outcome, slo_ttft_s: float | None) -> bool:
+def is_in_time(outcome: Outcome, slo_ttft_s: float | None = None) -> bool:
+    """Whether it counts for attainment, which says what that means."""
     if outcome.status is not Status.OK or outcome.ttft_s is None:
         return False
     if slo_ttft_s is not None:

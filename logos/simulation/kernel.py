@@ -34,6 +34,7 @@ GATEWAY = "gateway-1"
 ATTEMPTS_MAX = 3
 STUCK_AFTER_S = 86_400.0  # after the last arrival and the longest wait: nothing takes as long
 REFUSAL_S = 0.05  # until a 429 is here
+TOO_LONG = "context_length_exceeded: prompt and max_tokens are more than its models take"
 COLLECT_AFTER = 200_000  # objects made and kept
 
 
@@ -90,8 +91,10 @@ class Simulation:
     ) -> None:
         self.world = world
         self.agenda = Agenda()
-        self.result = Run(world.name, policy, seed, [], gpus=world.gpus)
-        self._core = core
+        self.result = Run(
+            world.name, policy, seed, [], gpus=world.gpus, tariffs=world.tariffs, remote_ids=frozenset(world.remotes)
+        )
+        self.core = core
         self._soon: deque[ev.Event] = deque()  # to be told before time goes on
         self._workload = sorted(workload, key=lambda each: each.at)
         self._luck = dict(zip((each.request_id for each in self._workload), draw(self._workload, seed), strict=True))
@@ -105,6 +108,7 @@ class Simulation:
         self._node_of: dict[str, SimNode] = {
             engine_id: node for node in self.nodes.values() for engine_id in node.engines
         }
+        self._just_lost: dict[str, float] = {}  # nodes and engines, and when
         self.remotes = {each: RemoteEndpoint(each, profile) for each, profile in world.remotes.items()}
         self._hedges = Hedges(self.agenda, self._open, self._requests, self._luck, self.tell, self._take_out)
         self._perform = self._table()
@@ -147,7 +151,7 @@ class Simulation:
         self._soon.append(event)
 
     def _tell_all(self) -> None:
-        soon, handle, perform, run = self._soon, self._core.handle, self._perform, self.result
+        soon, handle, perform, run = self._soon, self.core.handle, self._perform, self.result
         while soon:
             run.events += 1
             for command in handle(soon.popleft()):
@@ -158,10 +162,14 @@ class Simulation:
         outcome = Outcome(arrival)
         outcome.slo_ttft_s, outcome.slo_total_s = self._promised(arrival)
         self.result.outcomes.append(outcome)
+        models = self.world.long_enough(arrival.models, arrival.context_tokens)
+        if not models:
+            outcome.status, outcome.ended_at, outcome.reason = Status.REJECTED, arrival.at, TOO_LONG
+            return
         self._open[arrival.request_id] = outcome
-        candidates = self._candidates.get(arrival.models)
+        candidates = self._candidates.get(models)
         if candidates is None:
-            candidates = self._candidates[arrival.models] = self.world.candidates(arrival.models)
+            candidates = self._candidates[models] = self.world.candidates(models)
         self._ask(
             ev.Request(
                 arrival.request_id,
@@ -232,12 +240,15 @@ class Simulation:
             cmd.SleepEngine: self._order,
             cmd.WakeEngine: self._order,
             cmd.StopEngine: self._order,
-            cmd.ReleaseNode: lambda command: self.lose_node(command.node_id),
+            cmd.ReleaseNode: self._release,
             cmd.RequestNodes: lambda command: None,  # there are no more
             cmd.WakeAt: lambda command: self.agenda.at(command.at, self._wake),
             cmd.GrantLease: self._give_back,
             cmd.RevokeLease: lambda command: None,  # given back when it was granted
         }
+
+    def _release(self, command: cmd.ReleaseNode) -> None:
+        self._without_node(command.node_id)
 
     def _wake(self, _: Any) -> None:
         self._soon.append(ev.Woke(self.agenda.now))
@@ -283,6 +294,8 @@ class Simulation:
     def _load(self, command: cmd.LoadEngine) -> None:
         node = self.nodes.get(command.node_id)
         if node is None:
+            if self._just_lost.get(command.node_id) == self.agenda.now:
+                return
             raise SimulationFault(f"LoadEngine on {command.node_id}, which is not there")
         self._node_of[command.engine_id] = node
         node.obey(command)
@@ -290,6 +303,8 @@ class Simulation:
     def _order(self, command: cmd.SleepEngine | cmd.WakeEngine | cmd.StopEngine) -> None:
         node = self._node_of.get(command.engine_id)
         if node is None:
+            if self._just_lost.get(command.engine_id) == self.agenda.now:
+                return
             raise SimulationFault(f"{type(command).__name__} of {command.engine_id}, which nobody has")
         node.obey(command)
 
@@ -424,17 +439,28 @@ class Simulation:
 
     # What may go wrong, for faults.
 
+    def listen(self, core: Core) -> None:
+        """From now on this core is told what happens."""
+        self.core = core
+
     def lose_node(self, node_id: str) -> None:
-        """The machine is gone, and all that ran on it."""
+        """The machine is gone, and all that ran on it; orders that it is given at this instant crossed the news."""
+        self._just_lost = dict.fromkeys((node_id, *self._without_node(node_id)), self.agenda.now)
+
+    def _without_node(self, node_id: str) -> list[str]:
+        """Takes the node out of the world. Returns the engines that it had."""
         node = self.nodes.pop(node_id, None)
         if node is None:
-            return
+            return []
         self.result.gpu_busy_s += node.gpu_busy_s()
         lost = node.die()
-        self._node_of = {engine_id: each for engine_id, each in self._node_of.items() if each is not node}
+        gone = [engine_id for engine_id, each in self._node_of.items() if each is node]
+        for engine_id in gone:
+            del self._node_of[engine_id]
         self._soon.append(ev.NodeLost(self.agenda.now, node_id))
         for request_id in lost:
             self._fail(request_id, f"node {node_id} is gone")
+        return gone
 
     def return_node(self, node_id: str) -> None:
         """The machine is back, with nothing on it."""

@@ -7,6 +7,7 @@ candidates, which is all that the worlds of baselines need; no policy lives here
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,7 @@ class PlainCore:
         self.nodes: dict[str, Node] = {}
         self.engines: dict[str, PlainEngine] = {}
         self.waiting: dict[str, Waiting] = {}  # in order of arrival
+        self._deadlines: list[tuple[float, str, float]] = []  # a heap of (until, request id, arrived at)
         self._place: dict[str, PlainEngine] = {}
         self._commands: list[cmd.Command] = []
         self._loaded = 0
@@ -192,7 +194,9 @@ class PlainCore:
                 self._commands.append(cmd.Reject(request.request_id, request.gateway_id, "no_capacity", message))
                 continue
             self.waiting[request.request_id] = Waiting(request, endpoint_id, self.now)
-            self._commands.append(cmd.WakeAt(self.now + request.queue_timeout_s))
+            deadline = self.now + request.queue_timeout_s
+            heapq.heappush(self._deadlines, (deadline, request.request_id, self.now))
+            self._commands.append(cmd.WakeAt(deadline))
 
     def _pooled(self, request: ev.Request) -> int | None:
         for candidate in request.candidates:
@@ -201,18 +205,16 @@ class PlainCore:
         return None
 
     def _reject_late(self) -> None:
-        """The oldest have waited longest; all wait equally long at most."""
-        while self.waiting:
-            waiting = next(iter(self.waiting.values()))
-            request = waiting.request
-            if self.now < waiting.arrived_at + request.queue_timeout_s:
-                return
-            del self.waiting[request.request_id]
-            waited_s = self.now - waiting.arrived_at
+        """Those whose time is over. A request that comes again may have less left than one that came before it."""
+        while self._deadlines and self._deadlines[0][0] <= self.now:
+            _, request_id, arrived_at = heapq.heappop(self._deadlines)
+            waiting = self.waiting.get(request_id)
+            if waiting is None or waiting.arrived_at != arrived_at:
+                continue
+            del self.waiting[request_id]
+            request, waited_s = waiting.request, self.now - arrived_at
             message = "it waited too long"
-            self._commands.append(
-                cmd.Reject(request.request_id, request.gateway_id, "queue_timeout", message, None, waited_s)
-            )
+            self._commands.append(cmd.Reject(request_id, request.gateway_id, "queue_timeout", message, None, waited_s))
 
     def _ended(self, event: ev.RequestFinished | ev.RequestFailed | ev.RequestCancelled) -> None:
         self.waiting.pop(event.request_id, None)

@@ -50,6 +50,10 @@ class RemoteEndpoint:
         """It answers again."""
         self.is_down = False
 
+    def behave(self, profile: RemoteProfile) -> None:
+        """From now on it has this pace and these limits."""
+        self.profile = profile
+
     def leave(self, request_id: str) -> bool:
         """Whether it was being served."""
         if request_id not in self.serving:

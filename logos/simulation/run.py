@@ -6,8 +6,10 @@ Values only; figures of merit are worked out in `figures`.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from logos.billing.prices import Tariff
 from logos.domain.lifecycle import EngineState
 from logos.simulation.arrivals import Arrival
 
@@ -112,3 +114,5 @@ class Run:
     gpu_busy_s: float = 0.0  # GPU seconds in which an engine was computing
     events: int = 0  # that the scheduler was told
     commands: int = 0  # that it gave
+    tariffs: Mapping[int, Tariff] = field(default_factory=dict)  # by endpoint id; what is not there is free
+    remote_ids: frozenset[int] = frozenset()  # of endpoints

@@ -6,10 +6,12 @@ must live here.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from logos.billing.prices import Tariff, tariff
 from logos.domain.catalogue import Catalogue
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Endpoint, Node, Price
@@ -19,6 +21,7 @@ from logos.simulation.lengths import DEFAULT_SHARES
 from logos.simulation.traffic import Source
 
 CHARACTERS_PER_TOKEN = 4.5  # of prompts, in the published runs
+DAY = dt.date(2026, 1, 1)  # of every simulation, as prices belong to days
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,13 @@ class World:
         model = self.catalogue.model
         return {endpoint.id: model[endpoint.model_id].name for endpoint in self.catalogue.endpoints}
 
+    @cached_property
+    def tariffs(self) -> Mapping[int, Tariff]:
+        """Prices by endpoint id; endpoints where tokens are free are not there."""
+        prices = self.catalogue.prices
+        found = {each.id: tariff(prices, each.model_id, each.provider_id, DAY) for each in self.catalogue.endpoints}
+        return {endpoint_id: each for endpoint_id, each in found.items() if each}
+
     def with_swaps(self, factor: float) -> World:
         """The same world with transitions that take `factor` times as long."""
         engines = {
@@ -115,6 +125,19 @@ class World:
     def shares_of(self, model_id: int) -> Sequence[float]:
         """The quantile table of a model's output lengths."""
         return self.shares.get(model_id, DEFAULT_SHARES)
+
+    @cached_property
+    def context_tokens(self) -> Mapping[str, int]:
+        """What prompt and answer may have together, by model name; models without a limit are not there."""
+        limits = ((model.name, model.context_length_tokens) for model in self.catalogue.models)
+        return {name: tokens for name, tokens in limits if tokens is not None}
+
+    def long_enough(self, models: tuple[tuple[str, float], ...], tokens: int) -> tuple[tuple[str, float], ...]:
+        """Those of the (model name, weight) pairs whose context takes so many tokens: the gateway's rule."""
+        limits = self.context_tokens
+        if not limits:
+            return models
+        return tuple(each for each in models if each[0] not in limits or tokens <= limits[each[0]])
 
     def candidates(self, models: Sequence[tuple[str, float]]) -> tuple[Candidate, ...]:
         """The endpoints of (model name, weight) pairs, in that order. Raises KeyError for a name that is unknown."""

@@ -145,6 +145,35 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"nodes": ONE_NODE, "models": [{"name": "a", "remotes": [{"provider": "gone"}]}]},
         "models[0].remotes[0].provider: there is no provider 'gone'",
     ),
+    "a provider named like the cluster's own nodes": (
+        {"providers": [{"name": "local"}], "models": [{"name": "a", "remotes": [{"provider": "local"}]}]},
+        "providers: 'local' is what the cluster's own nodes are called; give it another name",
+    ),
+    "a provider of one model twice": (
+        {"providers": [{"name": "p"}], "models": [{"name": "a", "remotes": [{"provider": "p"}, {"provider": "p"}]}]},
+        "models[0].remotes: 'p' is there twice",
+    ),
+    "traffic that says what changes nothing": (
+        {"nodes": ONE_NODE, "models": [model("a")], "traffic": {"turns": ["a"], "rate": 2.0}},
+        "traffic: rate changes nothing in traffic by turns, which has output_tokens, prompt_tokens, turns",
+    ),
+    "traffic by turns and by rates": (
+        {"nodes": ONE_NODE, "models": [model("a")], "traffic": {"turns": ["a"], "rates": [1.0]}},
+        "traffic: give turns or rates, not both",
+    ),
+    "no model": ({"nodes": ONE_NODE, "models": []}, "models: should have at least one"),
+    "no GPU": (
+        {"nodes": [{**node(("a", "asleep")), "engines": [{"model": "a", "gpus": []}]}], "models": [model("a")]},
+        "nodes[0].engines[0].gpus: a runs on 1 GPUs, 0 are given",
+    ),
+    "a currency that is none": (
+        {"nodes": ONE_NODE, "models": [model("a")], "currency": "eur"},
+        "currency: should be three capital letters, as EUR",
+    ),
+    "shares of one": (
+        {"nodes": ONE_NODE, "models": [{**model("a"), "output_shares": [0.5]}]},
+        "models[0]: output_shares should have the least and the greatest share, and any number between",
+    ),
     "a model that is nowhere": ({"nodes": ONE_NODE, "models": [{"name": "a"}]}, "models[0]: a model needs `engine`"),
     "the same model twice": ({"nodes": ONE_NODE, "models": [model("a"), model("a")]}, "models: 'a' is there twice"),
     "a residue larger than the engine": (

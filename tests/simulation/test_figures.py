@@ -44,6 +44,29 @@ def test_times_count_from_arrival_and_only_of_what_was_answered() -> None:
     assert found["per_model"]["m"]["mean_wait_s"] == pytest.approx(5.0)
 
 
+def test_why_requests_were_not_answered_is_said_once_for_each_kind_of_reason() -> None:
+    outcomes = [answered(0.0, 0.0, 1.0, 2.0), *(turned_away(float(number), 9.0) for number in range(1, 8))]
+    reasons = (
+        "queue_full: 5 wait",
+        "queue_full: 6 wait",
+        "no_capacity: none",
+        "429",
+        "503",
+        "12 + 3 are 15",
+        "1 + 2 are 3",
+    )
+    for outcome, reason in zip(outcomes[1:], reasons, strict=True):
+        outcome.reason = reason
+    outcomes[4].status = outcomes[5].status = outcomes[6].status = outcomes[7].status = Status.FAILED
+    assert [tuple(each.values()) for each in figures(Run("w", "p", 1, outcomes))["unanswered"]] == [
+        ("rejected", 2, "queue_full: 5 wait"),
+        ("failed", 2, "12 + 3 are 15"),
+        ("rejected", 1, "no_capacity: none"),
+        ("failed", 1, "429"),
+        ("failed", 1, "503"),
+    ]
+
+
 def test_attainment_is_over_everything_sent() -> None:
     outcomes = [
         answered(0.0, 0.0, 1.0, 2.0),

@@ -52,6 +52,20 @@ def test_who_comes_during_a_step_joins_at_its_end() -> None:
     assert found.outcomes[1].first_token_at == pytest.approx(2.3 + 1.0 + 0.2 + 0.1)
 
 
+def test_what_is_longer_than_a_models_context_does_not_go_there() -> None:
+    short = {**model("a"), "context_length": 14}
+    described = world(node(("a", "awake"), ("b", "awake"), memory_mib_per_gpu=2000), models=(short, model("b")))
+    either = (("a", 1.0), ("b", 0.0))
+    fits, too_long, elsewhere = arrival("fits", prompt=9), arrival("long"), replace(arrival("r"), models=either)
+    found = simulate(described, [fits, too_long, elsewhere], SchedulerSettings(policy="fcfs"))
+    assert [(each.status, each.model) for each in found.outcomes] == [
+        (Status.OK, "a"),
+        (Status.REJECTED, ""),
+        (Status.OK, "b"),
+    ]
+    assert found.outcomes[1].reason.startswith("context_length_exceeded")
+
+
 def test_busy_neighbours_on_one_gpu_slow_each_other() -> None:
     pace = {**engine()["pace"], "slowdown": 2.0}
     models = (model("a", memory_mib=400, pace=pace), model("b", memory_mib=400, pace=pace))

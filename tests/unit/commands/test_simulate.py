@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
+import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -62,6 +66,32 @@ def test_the_same_command_prints_the_same(capsys: pytest.CaptureFixture[str]) ->
     assert told(capsys, "--cluster", "laptop", "--policy", "slo,ollama", "--seed", "2") != first
 
 
+class Terminal(io.StringIO):
+    """What a command takes for a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_one_long_run_shows_how_far_it_is_and_prints_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--cluster", "laptop", "--policy", "slo")
+    elsewhere = told(capsys, *options)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert told(capsys, *options) == elsewhere
+    shown = [int(share) for share in re.findall(r"(\d+)%", terminal.getvalue())]
+    assert shown == sorted(shown)
+    assert len(set(shown)) > 10
+    assert shown[-1] == 100
+
+
+def test_elsewhere_one_run_shows_no_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(("simulate", "--cluster", "laptop")) == 0
+    assert capsys.readouterr().err == ""
+
+
 SHORT_QUEUES = ("poisson:rate=0.6,duration_s=120", "--cluster", "contention", "--set", "queue_length_max=2")
 
 
@@ -72,6 +102,8 @@ def test_no_bound_is_claimed_for_runs_that_left_requests_unanswered(capsys: pyte
     answered = ", ".join(f"{run['policy']} {run['ok']} of {run['requests']}" for run in document["runs"])
     text = told(capsys, *options)
     assert f"no bound: times are of answered requests, and not all were answered ({answered})" in text
+    for each in document["runs"]:
+        assert f"{each['policy']} seed 1: {each['requests'] - each['ok']} rejected: no_capacity: " in text
     assert "is below" not in text
 
 
@@ -98,7 +130,7 @@ def test_times_of_a_run_without_an_answer_are_dashes_and_null(
     options = ("steady:rate=1,duration_s=3", "--cluster", str(cluster), "--policy", "fcfs")
     (run,) = json.loads(told(capsys, *options, "--json"))["runs"]
     assert (run["ok"], run["ttft_s"]["mean"], run["fairness"]) == (0, None, None)
-    assert told(capsys, *options).splitlines()[2].split().count("-") == 6
+    assert told(capsys, *options).splitlines()[2].split().count("-") == 7
 
 
 def test_with_several_seeds_the_bound_says_whose_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +189,32 @@ def test_a_setting_of_the_scheduler_changes_what_happens(capsys: pytest.CaptureF
     assert told(capsys, *options, "--set", "queue_length_max=1") != told(capsys, *options)
 
 
+FAULTS = (
+    "node_lost: [{at_s: 100, node: laptop, back_after_s: 30}]\nremote_down: [{at_s: 200, for_s: 5, provider: cloud}]\n"
+)
+
+
+def test_with_faults_the_recovery_from_each_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "faults.yaml"
+    file.write_text(FAULTS, encoding="utf-8")
+    options = ("--cluster", "laptop", "--policy", "fcfs,slo")
+    harmed = json.loads(told(capsys, *options, "--faults", str(file), "--json"))["runs"]
+    fine = json.loads(told(capsys, *options, "--json"))["runs"]
+    text = told(capsys, *options, "--faults", str(file))
+    for number, each in enumerate(harmed):
+        assert each["without_faults"] == {name: fine[number][name] for name in each["without_faults"]}
+        assert each["ok"] < fine[number]["ok"] == each["requests"]
+        assert [(fault["fault"], fault["at_s"]) for fault in each["faults"]] == [
+            ("node_lost laptop", 100.0),
+            ("remote_down cloud", 200.0),
+        ]
+        seconds = each["faults"][0]["recovery_s"]
+        assert seconds > 0
+        assert f"{each['policy']} seed 1: node_lost laptop at 100 s: recovered after {seconds:.1f} s" in text
+        assert f"{each['policy']} seed 1: {each['ok']} answered, {fine[number]['ok']} without the faults" in text
+        assert "faults" not in fine[number]
+
+
 def test_the_output_has_a_row_for_each_request_and_each_transition(
     workload: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +235,33 @@ def test_the_output_has_a_row_for_each_request_and_each_transition(
     assert json.loads((directory / "runs.json").read_text(encoding="utf-8"))["runs"][0]["ok"] == 12
 
 
+def test_what_remote_answers_cost_is_printed_and_is_the_sum_of_its_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--cluster", "laptop", "--policy", "slo", "--output", str(tmp_path))
+    text = told(capsys, *options)
+    (run,) = json.loads((tmp_path / "runs.json").read_text(encoding="utf-8"))["runs"]
+    with (tmp_path / "slo-1-requests.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    remote = [int(row["cost_micro_cents"]) for row in rows if not row["engine_id"]]
+    assert run["cost"] == {
+        "currency": "EUR",
+        "remote_requests": len(remote),
+        "remote_micro_cents": sum(remote),
+        "local_micro_cents": 0,
+    }
+    assert sum(remote) > 0
+    assert "times in s, cost in EUR" in text
+    assert Decimal(text.splitlines()[2].split()[-1]) == Decimal(sum(remote)) / 10**8
+    assert float(text.splitlines()[2].split()[-2]) == pytest.approx(run["gpu_seconds"], abs=0.05)
+
+
+def test_where_nothing_has_a_price_there_is_no_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "poisson:rate=0.3,duration_s=30", "--cluster", "contention", "--no-search")
+    assert text.splitlines()[0].endswith("times in s")
+    assert text.splitlines()[2].split()[-1] == "-"
+
+
 BAD = {
     "an unknown policy": (["--policy", "fastest"], "there is no policy 'fastest' to simulate: choose from fcfs"),
     "an SLO of zero": (["--slo-ttft-ms", "0"], "--slo-ttft-ms"),
@@ -187,10 +272,14 @@ BAD = {
     "a setting that is nan": (["--set", "cost_late=nan"], "cost_late is nan: choose a number from 0"),
     "a pause of nothing": (["--set", "swap_review_s=0"], "swap_review_s is 0.0: choose a number from 0.001"),
     "no policy": (["--policy", ","], "--policy names none"),
+    "a policy twice": (["--policy", "slo,fcfs, slo"], "--policy names one twice"),
+    "the policy as a setting": (["--set", "policy=ettft"], "--set policy=ettft: the policy is what --policy says"),
+    "a setting twice": (["--set", "overtakes_mid=1", "--set", "overtakes_mid=2"], "overtakes_mid is set twice"),
     "an unknown setting": (["--set", "overtake_mid=1"], "the nearest is overtakes_mid"),
     "a setting that cannot be": (["--set", "hedge_share=1.5"], "choose a share from 0 (off) to 1"),
     "a setting that is no number": (["--set", "overtakes_mid=many"], "'many' is no int"),
     "an unknown world": (["--cluster", "nowhere"], "there is no world 'nowhere' and no such file"),
+    "faults that cannot be read": (["--faults", "gone.yaml"], "gone.yaml cannot be read: No such file"),
     "a world that cannot be read": (["--cluster", "gone.yaml"], "gone.yaml cannot be read: No such file"),
 }
 
@@ -290,6 +379,15 @@ def test_a_run_that_never_ends_is_broken_off_in_one_line(tmp_path: Path, capsys:
     ("text", "line"),
     [
         ("poisson:rat=1", "unknown key rat: the nearest valid key is rate"),
+        ("poisson:arrivals=steady", "arrivals is said twice"),
+        ("poisson:rate=1,rate=2", "rate is said twice"),
+        (
+            "poisson:rate=1,output_tokens=9",
+            "output_tokens changes nothing in traffic by arrivals, which has arrivals, ",
+        ),
+        ("bursty:rates=1-5", "arrivals changes nothing in traffic by rates, which has duration_s, keys, "),
+        ("pareto:rate=1", "pareto:rate=1 is no file and no traffic to generate, as steady:rate=2 (steady, poisson, "),
+        ("poisson: rate=0", "rate: should be greater than 0"),
         ("poisson:rate=0", "rate: should be greater than 0"),
         ("poisson:rate=0.001,duration_s=1", "nothing arrives"),
         ("poisson:rate=90000,duration_s=1e5", "more than 1000000 requests"),
