@@ -250,7 +250,7 @@ class _Search:
             is_last_of_crowd = not upcoming or min(upcoming) - moving.t >= CROWD_S
             if is_last_of_crowd or moving.t - last_closing >= CLOSINGS_APART_S:
                 last_closing = moving.t
-                until = moving.t + SOON_S if upcoming else math.inf
+                until = max(moving.t + SOON_S, min(upcoming, default=math.inf))
                 for awake in self._sets:
                     if awake != state.awake and self._is_wanted(moving, awake, until):
                         yield self._closed(state, moving, awake)

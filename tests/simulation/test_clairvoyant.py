@@ -44,6 +44,12 @@ def test_one_swap_serves_two_models_when_nothing_comes_later() -> None:
     assert [each.ttft_s for each in found.run.outcomes] == pytest.approx([2.2, 3.5, 8.2 + 3.0 + 1.0 + 1.2 - 1.0])
 
 
+def test_where_little_comes_each_model_is_awake_before_its_request() -> None:
+    """Every 60 s the other model is asked for: time enough to sleep (3 s) and wake (1 s). A prompt takes 1.2 s."""
+    workload = [arrival(f"r{number}", 10.0 + 60.0 * number, "ab"[number % 2]) for number in range(6)]
+    assert mean_ttft_s(TURNS, workload) == pytest.approx(1.2)
+
+
 def test_no_plan_with_two_swaps_on_a_grid_is_better() -> None:
     workload = [
         arrival("r1", 0.0),
