@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from logos.gateway.asgi import CLIENT_REQUEST_ID_HEADER, new_request_id
+from logos.gateway.asgi import CLIENT_REQUEST_ID_HEADER, client_request_id, new_request_id
 
 if TYPE_CHECKING:
     from starlette.middleware import Middleware
@@ -38,7 +38,7 @@ class LogosRequestId:
             headers = [(b"x-request-id", new_request_id().encode("ascii"))]
             for name, value in scope["headers"]:
                 if name == b"x-request-id":
-                    headers.append((CLIENT_REQUEST_ID_HEADER, value[:256]))
+                    headers.append((CLIENT_REQUEST_ID_HEADER, client_request_id(value)))
                 elif name.lower().replace(b"_", b"-") not in _OBEYED_BY_SERVE:
                     headers.append((name, value))
             scope = {**scope, "headers": headers}

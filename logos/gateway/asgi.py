@@ -107,10 +107,13 @@ class Root:
 
 
 def _renamed(pair: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-    if pair[0] != REQUEST_ID_HEADER:
-        return pair
-    text = pair[1][:CLIENT_REQUEST_ID_CHARACTERS_MAX].decode("latin-1")
-    return CLIENT_REQUEST_ID_HEADER, "".join(each if each.isprintable() else "?" for each in text).encode("latin-1")
+    return (CLIENT_REQUEST_ID_HEADER, client_request_id(pair[1])) if pair[0] == REQUEST_ID_HEADER else pair
+
+
+def client_request_id(value: bytes) -> bytes:
+    """A client's x-request-id as it is kept: of bounded length, and printable."""
+    text = value[:CLIENT_REQUEST_ID_CHARACTERS_MAX].decode("latin-1")
+    return "".join(each if each.isprintable() else "?" for each in text).encode("latin-1")
 
 
 class _NotAllowed(MethodNotAllowed):

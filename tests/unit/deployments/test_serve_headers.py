@@ -28,6 +28,11 @@ async def test_the_request_id_is_logoss_own_and_the_clients_is_kept_beside_it() 
     assert rest == [(b"x-logos-client-request-id", b"mine")]
 
 
+async def test_a_clients_own_request_id_is_kept_printable_and_of_bounded_length() -> None:
+    (_, (_, kept)) = await seen_by_serve((b"x-request-id", b"a\x80\tb" + b"c" * 300))
+    assert kept == b"a??b" + b"c" * 196
+
+
 @pytest.mark.parametrize(
     "name",
     [
