@@ -149,7 +149,7 @@ def parse(capability: str, raw: bytes, headers: RequestHeaders) -> ParsedRequest
         include_usage=options is not None and options.get("include_usage") is True,
         controls=_controls(body, headers),
         max_output_tokens=_max_output_tokens(body) if generates else None,
-        choices=(body.get("n") or 1) if generates else 1,
+        choices=_choices(capability, body) if generates else 1,
         body=body,
         raw=raw,
     )
@@ -230,6 +230,13 @@ def _model(body: dict[str, Any]) -> str | None:
     if not model or len(model) > MODEL_NAME_CHARACTERS_MAX:
         raise BadRequest(f"'model' must have 1 to {MODEL_NAME_CHARACTERS_MAX} characters.", param="model")
     return model
+
+
+def _choices(capability: str, body: dict[str, Any]) -> int:
+    """`n`, for each prompt: completions take several, as texts or as lists of token ids."""
+    n: int = body.get("n") or 1
+    prompt = body["prompt"] if capability == "completions" else None
+    return n * len(prompt) if type(prompt) is list and type(prompt[0]) is not int else n
 
 
 def _max_output_tokens(body: dict[str, Any]) -> int | None:

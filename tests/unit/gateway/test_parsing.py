@@ -327,6 +327,17 @@ def test_what_bounds_the_output_is_read() -> None:
     assert parsed({**CHAT, "n": None}).choices == 1
 
 
+@pytest.mark.parametrize(
+    ("prompt", "choices"),
+    [("one", 1), (["one"], 1), (["one", "two"], 2), ([1, 2, 3], 1), ([[1, 2], [3], [4]], 3)],
+)
+def test_each_of_several_prompts_has_its_choices(prompt: object, choices: int) -> None:
+    assert parse("completions", json.dumps({"model": "m", "prompt": prompt}).encode(), {}).choices == choices
+    assert parse("completions", json.dumps({"prompt": prompt, "n": 2}).encode(), {}).choices == 2 * choices
+    assert parse("embeddings", json.dumps({"input": prompt}).encode(), {}).choices == 1
+    assert parsed({**CHAT, "prompt": prompt}).choices == parsed({**CHAT, "prompt": []}).choices == 1
+
+
 def test_a_parsed_request_shows_no_prompt_when_it_is_printed() -> None:
     assert "hello" not in repr(parsed(CHAT))
 
