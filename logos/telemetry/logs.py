@@ -29,8 +29,8 @@ _SECRETS = (
     # Keys by their shape, ours and other people's.
     (re.compile(r"\b(?:sk|pk|rk|lg|gsk|xai|hf|ghp|pat)[-_][A-Za-z0-9][A-Za-z0-9_\-]{7,}"), REDACTED),
     (re.compile(r"\bAIza[A-Za-z0-9_\-]{20,}"), REDACTED),
-    # The password in a URL.
-    (re.compile(r"([a-zA-Z][a-zA-Z0-9+.\-]*://[^\s:/@]*:)[^\s@]+@"), rf"\1{REDACTED}@"),
+    # The password in a URL. Everything in it is bounded, or a long word would be looked at from each of its letters.
+    (re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.\-]{0,30}://[^\s:/@]{0,200}:)[^\s@]{1,500}@"), rf"\1{REDACTED}@"),
 )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from logos.telemetry.logs import configure, redact
+from logos.telemetry.logs import REDACTED, configure, redact
 
 SECRETS = [
     "sk-proj-abcdefghijklmnop1234",
@@ -79,6 +79,13 @@ def test_ordinary_lines_stay_as_they_are(text: str) -> None:
 
 
 @pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("piece", ["a", "a.", "a://", "a://b:", "sk-", "secret:", "bearer a "])
+def test_a_long_text_is_read_once_and_not_again_from_each_of_its_letters(piece: str) -> None:
+    """A header of a client is as long as the client likes; the square of its length would stop the gateway."""
+    long = piece * (1_000_000 // len(piece))
+    assert redact(f"{long} postgresql://postgres:abc123def456@h/db").endswith(f" postgresql://postgres:{REDACTED}@h/db")
+
+
 @pytest.mark.parametrize("style", ["keyvalue", "json"])
 def test_arguments_and_tracebacks_are_redacted_too(style: str) -> None:
     stream = io.StringIO()
