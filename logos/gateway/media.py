@@ -14,8 +14,9 @@ import re
 _BASE64 = rb"(?:[A-Za-z0-9+/=_-]++|\\/|\\u002[BbFf])"
 # Some encoders break lines. What follows a break belongs to it only if nothing else is on that line.
 _BASE64_LINES = _BASE64 + rb"*+(?:(?:\\[rn])++" + _BASE64 + rb"*+(?=\\[rn]|\"|\Z))*"
+# No parameter has a colon in it, so a search ends where the next data URL begins.
 _DATA_URL = re.compile(
-    rb"data:((?:image|audio|video|application|font|model)\\?/[\w.+\\-]++)(?:;[^;,\"\\\s]*+)*?;base64,("
+    rb"data:((?:image|audio|video|application|font|model)\\?/[\w.+\\-]++)(?:;[^;:,\"\\\s]*+)*?;base64,("
     + _BASE64_LINES
     + rb")"
 )

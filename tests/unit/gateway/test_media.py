@@ -142,3 +142,12 @@ def test_what_was_treated_once_stays_as_it_is() -> None:
 @given(st.lists(st.sampled_from([b'"audio":{', b'"data":"', b"data:image/", b";base64,", b"\\", b'"', b"}", b"A"])))
 def test_garbage_never_fails(pieces: list[bytes]) -> None:
     without_media(b"".join(pieces))
+
+
+@pytest.mark.parametrize(
+    "piece", ["data:image/x;", "data:image/x;a", "data:image/x;base64,AA\\n", '"audio":{"a', '"file_data":"']
+)
+def test_a_long_payload_is_read_once_and_not_again_from_each_beginning_in_it(piece: str) -> None:
+    """A payload is as long as the client likes; the square of its length would stop the gateway."""
+    long = ";base64," + piece * (1_000_000 // len(piece))
+    without_media(long.encode())
