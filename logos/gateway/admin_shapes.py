@@ -1,6 +1,7 @@
 """What /admin and /me answer, as pydantic models, and how domain values become them.
 
-Only what may be shown is named here: no digest, no provider key. No route and no query belongs in this file.
+Only what may be shown is named here: no digest, no provider key, no password in an address. No route and no query
+belongs in this file.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from logos.domain.catalogue import Catalogue
 from logos.domain.directory import ProviderAccess
 from logos.domain.nouns import MICRO_CENTS_PER_UNIT, Endpoint, Key, Limits, Model, Price
+from logos.telemetry.logs import redact
 
 T = TypeVar("T")
 
@@ -238,7 +240,7 @@ def providers_shown(catalogue: Catalogue, access: Mapping[int, ProviderAccess]) 
                 name=provider.name,
                 kind=provider.kind,
                 privacy=provider.privacy.name,
-                base_url=None if reached is None else reached.base_url,
+                base_url=None if reached is None else redact(reached.base_url),
                 has_api_key=reached is not None and reached.api_key is not None,
             )
         )
