@@ -148,12 +148,10 @@ class Pace:
         return Forecast(p50, p90)
 
     @property
-    def prompt_token_s(self) -> float:
-        return self._factor * self._first.coefficient(WORK, FREE)[0]
-
-    @property
-    def prompt_pair_s(self) -> float:
-        return self._factor * self._first.coefficient(PAIRS, FREE)[0]
+    def prompt_cost_s(self) -> tuple[float, float]:
+        """Of one more prompt token, and of two that attend to each other."""
+        p50 = self._first.quantiles(FREE).p50
+        return self._factor * p50[WORK], self._factor * p50[PAIRS]
 
     def tpot(self, running: int, neighbours: int = 0) -> Span:
         """Seconds from token to token of one of `running` in the batch, beside busy engines or not."""

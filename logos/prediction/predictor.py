@@ -80,12 +80,11 @@ class Predictor:
 
     def prompt_token_s(self, endpoint_id: int) -> float:
         """Seconds that its engines take for one more prompt token, at the median."""
-        return self._pace(endpoint_id).prompt_token_s
+        return self._pace(endpoint_id).prompt_cost_s[0]
 
     def prompt_cost_s(self, endpoint_id: int) -> tuple[float, float]:
         """Seconds for one more prompt token, and for two that attend to each other: what a `Backlog` asks for."""
-        pace = self._pace(endpoint_id)
-        return pace.prompt_token_s, pace.prompt_pair_s
+        return self._pace(endpoint_id).prompt_cost_s
 
     def tpot(self, endpoint_id: int, running: int, neighbours: int = 0) -> Span:
         """Seconds from token to token with `running` in the batch, and requests in other engines on the same GPUs."""

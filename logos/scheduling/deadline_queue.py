@@ -40,8 +40,12 @@ class DeadlineQueue(FairQueue[Item]):
         keys[flow] = keys.get(flow, 0) + 1
         entry.start = max(self._virtual, self._finish.get(flow, 0.0))
         self._finish[flow] = entry.start + entry.cost * len(keys)
-        heapq.heappush(self._by_start, (entry.start, entry.number, entry))
-        heapq.heappush(self._held, (entry.start, entry.number, entry))
+        place = (entry.start, entry.number, entry)
+        heapq.heappush(self._by_start, place)
+        if entry.start > self._virtual + AHEAD_TOKENS:
+            heapq.heappush(self._held, place)
+        else:
+            heapq.heappush(self._eligible, (entry.deadline, entry.number, entry))
 
     def _leave(self, entry: Entry[Item]) -> None:
         keys = self._waiting_of[entry.team]

@@ -15,6 +15,8 @@ from logos.scheduling.situations import situation
 from logos.scheduling.state import State
 from logos.scheduling.tickets import Ticket
 
+LOADS = frozenset({Tier.COLD, Tier.ASLEEP})  # what a request meets where an engine has to come first
+
 
 def dispatch(state: State, ticket: Ticket, endpoint: EndpointState, place: PlaceState) -> None:
     """The request leaves the queue of its endpoint and runs at the place, which must have room."""
@@ -65,7 +67,7 @@ def run_at(state: State, ticket: Ticket, endpoint: EndpointState, place: PlaceSt
 
 def _waited_for_load_s(state: State, ticket: Ticket, place: PlaceState) -> float | None:
     """How long its engine took to come, if that was what it waited for."""
-    engine = state.engines.get(place.place.engine_id) if place.place.engine_id is not None else None
-    if engine is None or ticket.tier not in {Tier.COLD, Tier.ASLEEP} or engine.since < ticket.arrived_at:
+    if ticket.tier not in LOADS or place.place.engine_id is None:
         return None
-    return engine.seconds
+    engine = state.engines.get(place.place.engine_id)
+    return engine.seconds if engine is not None and engine.since >= ticket.arrived_at else None

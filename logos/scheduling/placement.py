@@ -172,8 +172,9 @@ class Placement:
         expected_s = choice.predicted_ttft_s
         if not self._views.predicts or expected_s is None or not endpoint.queue:
             return None
-        ahead = endpoint.queued_up_to(rank_of(request)).requests
-        if expected_s <= request.queue_timeout_s or ahead < self._state.parallel(endpoint):
+        if expected_s <= request.queue_timeout_s:
+            return None
+        if endpoint.queued_up_to(rank_of(request)).requests < self._state.parallel(endpoint):
             return None
         message = f"it would wait about {expected_s:.0f} s and may wait {request.queue_timeout_s:.0f} s"
         retry_after_s = min(max(expected_s - request.queue_timeout_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)

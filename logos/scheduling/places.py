@@ -281,22 +281,26 @@ class EndpointState:
 
     def queued_up_to(self, rank: int) -> Queued:
         """What waits in that class and in those before it."""
-        found = Queued()
+        requests = tokens = 0
         for each, queued in self.classes.items():
             if each <= rank:
-                found.add(queued.requests, queued.tokens)
-        return found
+                requests += queued.requests
+                tokens += queued.tokens
+        return Queued(requests, tokens)
 
     def join(self, ticket: Ticket, *, overtakes: int) -> None:
         assert ticket.request is not None
-        weight = ticket.weight
+        weight, rank = ticket.weight, ticket.rank
         self.pressure += weight
         self.came += weight * ticket.arrived_at
-        self.classes.setdefault(ticket.rank, Queued()).add(1, ticket.uncached_tokens)
+        queued = self.classes.get(rank)
+        if queued is None:
+            queued = self.classes[rank] = Queued()
+        queued.add(1, ticket.uncached_tokens)
         self.queue.push(
             ticket.request_id,
             ticket,
-            rank=ticket.rank,
+            rank=rank,
             flow=ticket.request.key_id,
             cost=ticket.fair_cost,
             overtakes=overtakes,

@@ -28,7 +28,7 @@ class Scaling:
 
     def attend(self, endpoint: EndpointState) -> None:
         """Something changed at a pooled endpoint."""
-        if self._state.settings.request_nodes_after_s > 0 and endpoint.queue and not endpoint.live:
+        if self._state.settings.request_nodes_after_s > 0 and not endpoint.live and endpoint.queue:
             self._ask_if_late(endpoint)
         if self._state.settings.release_node_after_s > 0:
             for node in self._state.pool(endpoint):

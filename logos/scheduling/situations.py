@@ -11,6 +11,7 @@ from logos.domain.nouns import Place
 from logos.prediction.pace import Company, Situation
 from logos.prediction.spans import AT_ONCE, Span
 from logos.scheduling.events import Ended, Met
+from logos.scheduling.nodes import Engine
 from logos.scheduling.places import EndpointState, Lease, PlaceState
 from logos.scheduling.state import State
 from logos.scheduling.tickets import Reading, Ticket
@@ -33,8 +34,7 @@ def situation(
     backlog = place.backlog
     remaining = backlog.remaining_tokens
     elapsed = state.now - backlog.at if remaining > 0.0 else 0.0
-    engine = state.engines.get(place.place.engine_id) if place.place.engine_id is not None else None
-    kv_usage = engine.kv_usage if engine is not None else 0.0
+    engine = _engine_of(state, place.place)
     return Situation(
         prompt_tokens,
         uncached_tokens,
@@ -44,8 +44,8 @@ def situation(
         queued_tokens,
         remaining,
         elapsed,
-        kv_usage,
-        neighbours_running(state, place.place),
+        engine.kv_usage if engine is not None else 0.0,
+        _running(_neighbours(state, engine)),
         backlog.remaining_pairs,
         delay,
     )
@@ -53,23 +53,12 @@ def situation(
 
 def neighbours(state: State, place: Place) -> Sequence[PlaceState]:
     """The places of other engines on the same GPUs."""
-    engine = state.engines.get(place.engine_id) if place.engine_id is not None else None
-    node = state.nodes.get(engine.node_id) if engine is not None else None
-    others = node.beside(engine) if engine is not None and node is not None else ()
-    if not others:
-        return ()
-    found: list[PlaceState] = []
-    for other in others:
-        there = state.endpoints[other.endpoint_id].places.get(Place(other.endpoint_id, other.engine_id))
-        if there is not None:
-            found.append(there)
-    return found
+    return _neighbours(state, _engine_of(state, place))
 
 
 def neighbours_running(state: State, place: Place) -> int:
     """Requests that run in other engines on the same GPUs."""
-    others = neighbours(state, place)
-    return sum(len(each.running) for each in others) if others else 0
+    return _running(neighbours(state, place))
 
 
 def first_token(state: State, ticket: Ticket, ttft_s: float) -> None:
@@ -117,6 +106,23 @@ def answered_under_lease(state: State, endpoint: EndpointState, ended: Ended, le
     state.predictor.observe_first_token(endpoint_id, met, ended.ttft_s)
     company = Company(ended.batch) if ended.batch else None
     state.predictor.observe_finished(endpoint_id, met, ended.completion_tokens, ended.ttft_s, ended.total_s, company)
+
+
+def _engine_of(state: State, place: Place) -> Engine | None:
+    return state.engines.get(place.engine_id) if place.engine_id is not None else None
+
+
+def _neighbours(state: State, engine: Engine | None) -> Sequence[PlaceState]:
+    node = state.nodes.get(engine.node_id) if engine is not None else None
+    others = node.beside(engine) if engine is not None and node is not None else ()
+    if not others:
+        return ()
+    places = (state.endpoints[each.endpoint_id].places.get(Place(each.endpoint_id, each.engine_id)) for each in others)
+    return [each for each in places if each is not None]
+
+
+def _running(places: Sequence[PlaceState]) -> int:
+    return sum(len(each.running) for each in places) if places else 0
 
 
 def _as_situation(met: Met, cached_tokens: int, slots: int) -> Situation:
