@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deployments.remotes import AccountsRemote, LedgerRemote, NodeRemote, is_restarted, replica_lives
 from logos.actors.learning import read_back
-from logos.actors.scheduler import SchedulerActor
+from logos.actors.scheduler import SchedulerActor, collect_garbage_rarely
 from logos.scheduling.settings import SchedulerSettings
 
 
@@ -14,6 +14,7 @@ class SchedulerOnRay(SchedulerActor):
     """The scheduler actor; a restarted one waits for gateways and nodes to re-report before it places anything."""
 
     async def __init__(self, settings: SchedulerSettings, journal_directory: Path) -> None:  # type: ignore[misc]  # Ray awaits it
+        collect_garbage_rarely()
         ledger = LedgerRemote()
         super().__init__(
             settings,
