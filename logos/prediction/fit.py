@@ -111,6 +111,12 @@ class QuantileFit:
         p50, p90 = self._quantiles[regime] or self._settle(regime)
         return p50[feature], p90[feature]
 
+    def median(self, x: Features, regime: int = 0) -> float:
+        """That of y."""
+        p50, _ = self._quantiles[regime] or self._settle(regime)
+        found: float = sum(map(mul, p50, x))
+        return found
+
     def at(self, x: Features, regime: int = 0) -> tuple[float, float]:
         """The median and the 0.9 quantile of y."""
         p50, p90 = self._quantiles[regime] or self._settle(regime)

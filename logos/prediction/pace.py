@@ -167,7 +167,7 @@ class Pace:
         if situation.prefill_elapsed_s:
             ttft_s += self._done_s(situation, x, regime)[0]
         y = ttft_s / self._factor
-        expected = self._first.at(x, regime)[0]
+        expected = self._first.median(x, regime)
         if self._is_worth_learning:
             self._first.learn(x, y, regime)
         self._first_slowdown.learn(1.0 if situation.neighbours else 0.0, y, expected)
@@ -189,7 +189,7 @@ class Pace:
                 return
             slow = self._next_slowdown.beside(company.beside)
             x, y = (slow, slow * max(company.batch, 1.0)), (total_s - first_s) / (tokens - 1)
-            expected = self._next.at(x)[0]
+            expected = self._next.median(x)
             self._next.learn(x, y)
             self._next_slowdown.learn(company.beside, y, expected)
 

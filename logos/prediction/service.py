@@ -44,14 +44,15 @@ class ObservedQuantiles:
         return len(self.ordered)
 
     def add(self, value: float) -> None:
-        if len(self._recent) < self._window:
-            self._recent.append(value)
+        recent, ordered = self._recent, self.ordered
+        if len(recent) < self._window:
+            recent.append(value)
         else:
             oldest = self._oldest
-            del self.ordered[bisect_left(self.ordered, self._recent[oldest])]
-            self._recent[oldest] = value
+            del ordered[bisect_left(ordered, recent[oldest])]
+            recent[oldest] = value
             self._oldest = (oldest + 1) % self._window
-        insort(self.ordered, value)
+        insort(ordered, value)
 
     def quantile(self, share: float, *, above: float = -math.inf) -> float | None:
         """The smallest observed value that at least `share` (0 to 1) of the observations do not exceed; of those

@@ -47,7 +47,7 @@ class Slowdown:
         usual = self.usual if self.usual is not None else share / 2.0
         contrast = share - usual
         self.usual = usual + USUAL_SMOOTHING * contrast
-        if seen_s > SOONEST_S and expected_s > SOONEST_S:
+        if contrast and seen_s > SOONEST_S and expected_s > SOONEST_S:
             error = min(max(math.log(seen_s / expected_s), -ERROR_MAX), ERROR_MAX)
             self.factor = min(max(self.factor + self._step * error * contrast, 1.0), FACTOR_MAX)
 

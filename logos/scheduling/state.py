@@ -170,6 +170,7 @@ class State:
         del self.tickets[ticket.request_id]
         del self.gateways[ticket.gateway_id].tickets[ticket.request_id]
         self.timers.cancel(ticket.deadline)
+        ticket.deadline = None  # what it would do knows the ticket, and neither shall keep the other
         endpoint = self.endpoints[ticket.endpoint_id]
         if ticket.state is RequestState.WAITING:
             del self.waiting[ticket.request_id]
