@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from logos.domain.lifecycle import EngineState
@@ -128,14 +130,18 @@ def test_who_has_claimed_memory_waits_for_that_and_claims_no_more() -> None:
     assert (outlook.memory_is_short, outlook.claimable, outlook.refusal) == (True, False, None)
 
 
-def test_who_fits_beside_another_that_claims_waits_for_the_same_victims() -> None:
+@pytest.mark.parametrize("is_settled", [False, True])
+def test_who_fits_beside_another_that_claims_waits_for_the_same_victims(*, is_settled: bool) -> None:
     it = Prompt(pooled(1, gib=16), pooled(2, gib=8), pooled(3, gib=8), pooled(4, gib=8), policy="slo")
     it.node_seen(node("n", 16), seen(1, EngineState.AWAKE))
     it.node_seen(node("o", 8), EngineSeen("o/m2/1", 2, (0,), EngineState.AWAKE, 8 * GIB))
     it.now += 100.0
     it.arrive(patient("x", 1, output_tokens_max=2000), patient("y", 2, output_tokens_max=3000))
-    it.arrive(patient("a", 3), patient("b", 4))
-    assert it.states() == {ONE: "draining", "o/m2/1": "awake"}
+    it.arrives(patient("a", 3))
+    if is_settled:
+        assert sleeps(it.finishes("x")) == [ONE]
+    it.arrives(patient("b", 4))
+    assert it.states()["o/m2/1"] == "awake"
     it.finishes("x")
     it.passes(1.0)
     assert [each.endpoint_id for each in loads(it.asleep(ONE))] == [3, 4]
@@ -198,6 +204,15 @@ def test_for_the_weights_of_a_victim_that_died_nobody_goes_to_disk() -> None:
     it.cold(ONE)
     said = [*it.finishes("x"), *it.passes(20.0)]
     assert (sleeps(said), stops(said)) == ([TWO], [])
+
+
+def test_for_the_weights_of_a_victim_that_has_slept_before_nobody_goes_to_disk() -> None:
+    it = Prompt(pooled(1), pooled(2), pooled(3), policy="fcfs")
+    awake = replace(seen(1, EngineState.AWAKE), has_slept=True)
+    it.node_seen(node("n", 16, host_gib=40), awake, seen(3, EngineState.ASLEEP))
+    it.now += 100.0
+    said = it.arrives(patient("a", 2))
+    assert (sleeps(said), stops(said)) == ([ONE], [])
 
 
 def contested(policy: str) -> World:
