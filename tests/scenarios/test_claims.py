@@ -147,6 +147,18 @@ def test_who_fits_beside_another_that_claims_waits_for_the_same_victims(*, is_se
     assert [each.endpoint_id for each in loads(it.asleep(ONE))] == [3, 4]
 
 
+def test_what_another_claims_on_one_node_is_no_less_on_another() -> None:
+    it = Prompt(*(pooled(each) for each in (1, 2, 3, 4, 5)), policy="slo")
+    engines = {each: EngineSeen(f"n{each}/m{each}/1", each, (0,), EngineState.AWAKE, 16 * GIB) for each in (1, 2, 5)}
+    for each in (1, 5):
+        it.node_seen(node(f"n{each}", 16), engines[each])
+    it.now += 1.0
+    it.arrive(patient("x", 1, output_tokens_max=500), patient("y", 5, output_tokens_max=2000), patient("a", 3))
+    it.node_seen(node("n2", 16), replace(engines[2], state=EngineState.FALLING_ASLEEP))
+    it.arrives(patient("b", 4))
+    assert it.states() == {"n1/m1/1": "draining", "n2/m2/1": "falling_asleep", "n5/m5/1": "awake"}
+
+
 # What holds memory and does not give it back.
 
 
