@@ -181,6 +181,14 @@ def test_host_ram_of_an_engine_that_hangs_is_not_waited_for() -> None:
     assert THREE in stops(it.passes(35.0))
 
 
+def test_host_ram_of_an_engine_that_ends_and_has_never_slept_is_not_waited_for() -> None:
+    it = Prompt(pooled(1), pooled(2), pooled(3, gib=8, host_gib=16), policy="slo")
+    it.node_seen(node("n", 16, 8, host_gib=10), seen(1, EngineState.AWAKE), seen(3, EngineState.STOPPING, 8, gpu=1))
+    it.now += 30.0
+    said = it.arrive(*(patient(f"a{each}", 2) for each in range(9)))
+    assert stops([*said, *it.passes(1.0)]) == [ONE]
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_who_leaves_the_catalogue_and_runs_on_keeps_nobody_from_claiming_what_idles(policy: str) -> None:
     it = Prompt(pooled(1), pooled(2), pooled(3), policy=policy)
