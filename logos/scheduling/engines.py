@@ -152,6 +152,7 @@ class Engines:
         if seen.state is EngineState.COLD:
             return
         engine = self._taken_over(node, seen)
+        self._state.touch(engine.endpoint_id)
         if engine.state is EngineState.AWAKE:
             self._transitions.open(engine)
         elif engine.state in {EngineState.FAILED, EngineState.STOPPING}:
@@ -163,16 +164,18 @@ class Engines:
         spec = self._state.endpoint(seen.endpoint_id).endpoint.engine
         gpus = max(len(seen.gpu_indices), 1)
         declared_mib = spec.memory_per_gpu_mib if spec is not None else 0
+        memory_mib = -(-seen.memory_mib // gpus) if seen.memory_mib > 0 else declared_mib
         engine = Engine(
             seen.engine_id,
             seen.endpoint_id,
             node.node.id,
             seen.gpu_indices,
-            -(-seen.memory_mib // gpus) if seen.memory_mib > 0 else declared_mib,
+            memory_mib,
             seen.state if seen.state is not EngineState.DRAINING else EngineState.AWAKE,
             self._state.now,
-            spec.residue_per_gpu_mib if spec is not None else 0,
-            spec.host_mib if spec is not None else 0,
+            # What it keeps asleep nobody has said yet where its model is not known: all of it, then.
+            spec.residue_per_gpu_mib if spec is not None else memory_mib,
+            spec.host_mib if spec is not None else seen.memory_mib,
             has_slept=seen.has_slept
             or seen.state in {EngineState.FALLING_ASLEEP, EngineState.ASLEEP, EngineState.WAKING},
             is_off_gpus=seen.state is EngineState.ASLEEP,

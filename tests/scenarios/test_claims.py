@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from logos.domain.lifecycle import EngineState
@@ -47,9 +49,9 @@ def test_a_claim_ends_at_once_when_all_that_waited_for_it_have_gone_elsewhere(po
     it.arrive(patient("x", 1), patient("y", 2))
     it.node_lost("o")
     either = {"weights": {2: 9.0, 9: 0.0}, "queue_timeout_s": 900.0, "slo_ttft_s": 900.0}
-    it.arrive(*(request(each, **either) for each in ("a", "b", "c")))
+    it.arrives(request("a", **either))
     assert it.states() == {ONE: "draining"}
-    assert dispatched(it.fails("y")) == ["a", "b", "c"]
+    assert dispatched(it.fails("y")) == ["a"]
     assert it.states() == {ONE: "awake"}
 
 
@@ -67,8 +69,10 @@ def test_who_waits_for_a_victim_comes_at_once_where_a_node_has_joined(policy: st
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_claim_ends_at_once_when_an_engine_that_has_turned_up_serves_all_that_waited(policy: str) -> None:
     it = contested(policy)
+    it.leaves("a1")
+    it.leaves("a2")
     it.node_seen(node("n2", 16), EngineSeen("n2/m2/1", 2, (0,), EngineState.AWAKE, 16 * GIB))
-    assert (it.endpoint(2)["running"], it.states()[ONE]) == (3, "awake")
+    assert (it.endpoint(2)["running"], it.states()[ONE]) == (1, "awake")
 
 
 def test_what_waits_for_a_victim_is_served_where_a_node_has_joined() -> None:
@@ -128,17 +132,33 @@ def test_who_has_claimed_memory_waits_for_that_and_claims_no_more() -> None:
     assert (outlook.memory_is_short, outlook.claimable, outlook.refusal) == (True, False, None)
 
 
-def test_who_fits_beside_another_that_claims_waits_for_the_same_victims() -> None:
+@pytest.mark.parametrize("is_settled", [False, True])
+def test_who_fits_beside_another_that_claims_waits_for_the_same_victims(*, is_settled: bool) -> None:
     it = Prompt(pooled(1, gib=16), pooled(2, gib=8), pooled(3, gib=8), pooled(4, gib=8), policy="slo")
     it.node_seen(node("n", 16), seen(1, EngineState.AWAKE))
     it.node_seen(node("o", 8), EngineSeen("o/m2/1", 2, (0,), EngineState.AWAKE, 8 * GIB))
     it.now += 100.0
     it.arrive(patient("x", 1, output_tokens_max=2000), patient("y", 2, output_tokens_max=3000))
-    it.arrive(patient("a", 3), patient("b", 4))
-    assert it.states() == {ONE: "draining", "o/m2/1": "awake"}
+    it.arrives(patient("a", 3))
+    if is_settled:
+        assert sleeps(it.finishes("x")) == [ONE]
+    it.arrives(patient("b", 4))
+    assert it.states()["o/m2/1"] == "awake"
     it.finishes("x")
     it.passes(1.0)
     assert [each.endpoint_id for each in loads(it.asleep(ONE))] == [3, 4]
+
+
+def test_what_another_claims_on_one_node_is_no_less_on_another() -> None:
+    it = Prompt(*(pooled(each) for each in (1, 2, 3, 4, 5)), policy="slo")
+    engines = {each: EngineSeen(f"n{each}/m{each}/1", each, (0,), EngineState.AWAKE, 16 * GIB) for each in (1, 2, 5)}
+    for each in (1, 5):
+        it.node_seen(node(f"n{each}", 16), engines[each])
+    it.now += 1.0
+    it.arrive(patient("x", 1, output_tokens_max=500), patient("y", 5, output_tokens_max=2000), patient("a", 3))
+    it.node_seen(node("n2", 16), replace(engines[2], state=EngineState.FALLING_ASLEEP))
+    it.arrives(patient("b", 4))
+    assert it.states() == {"n1/m1/1": "draining", "n2/m2/1": "falling_asleep", "n5/m5/1": "awake"}
 
 
 # What holds memory and does not give it back.
@@ -161,6 +181,14 @@ def test_host_ram_of_an_engine_that_hangs_is_not_waited_for() -> None:
     assert stops(it.arrives(patient("a", 4))) == [TWO]
     assert it.states()[THREE] == "draining"
     assert THREE in stops(it.passes(35.0))
+
+
+def test_host_ram_of_an_engine_that_ends_and_has_never_slept_is_not_waited_for() -> None:
+    it = Prompt(pooled(1), pooled(2), pooled(3, gib=8, host_gib=16), policy="slo")
+    it.node_seen(node("n", 16, 8, host_gib=10), seen(1, EngineState.AWAKE), seen(3, EngineState.STOPPING, 8, gpu=1))
+    it.now += 30.0
+    said = it.arrive(*(patient(f"a{each}", 2) for each in range(9)))
+    assert stops([*said, *it.passes(1.0)]) == [ONE]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -198,6 +226,15 @@ def test_for_the_weights_of_a_victim_that_died_nobody_goes_to_disk() -> None:
     it.cold(ONE)
     said = [*it.finishes("x"), *it.passes(20.0)]
     assert (sleeps(said), stops(said)) == ([TWO], [])
+
+
+def test_for_the_weights_of_a_victim_that_has_slept_before_nobody_goes_to_disk() -> None:
+    it = Prompt(pooled(1), pooled(2), pooled(3), policy="fcfs")
+    awake = replace(seen(1, EngineState.AWAKE), has_slept=True)
+    it.node_seen(node("n", 16, host_gib=40), awake, seen(3, EngineState.ASLEEP))
+    it.now += 100.0
+    said = it.arrives(patient("a", 2))
+    assert (sleeps(said), stops(said)) == ([ONE], [])
 
 
 def contested(policy: str) -> World:

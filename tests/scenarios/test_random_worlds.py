@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from logos.domain.catalogue import Catalogue
 from logos.domain.nouns import Endpoint, Node
+from logos.scheduling.events import Request
 from logos.scheduling.replay import replay
-from tests.scenarios.platform import Mishaps, Platform
+from tests.scenarios.platform import Mishaps, Platform, SimGateway, SimRequest
 from tests.scenarios.test_conservation import POLICIES, SWAPPING, assert_nothing_is_left
 from tests.scenarios.world import catalogue, node, pooled, remote
 
@@ -23,9 +25,28 @@ MISHAPS = Mishaps(
 )
 
 
+class Demanding(Platform):
+    """Clients that may wait long or not at all, and were promised much, little or nothing."""
+
+    def client_asks(self, gateway: SimGateway, request: Request, service_s: float) -> SimRequest:
+        chance = self.chance
+        asked = replace(
+            request,
+            team_id=chance.choice([None, 1, 2]),
+            prompt_tokens=chance.choice([0, 1, 400, 20_000]),
+            queue_timeout_s=chance.choice([0.0, 0.5, 3.0, 10.0, 40.0]),
+            slo_ttft_s=chance.choice([None, None, 0.0, 0.3, 2.0, 30.0]),
+            slo_total_s=chance.choice([None, None, 1.0, 20.0]),
+            prefix=chance.choice([None, 1, 2, 3]),
+            prefix_tokens=chance.choice([0, 100, 1000]),
+        )
+        return super().client_asks(gateway, asked, service_s)
+
+
 def drawn_node(chance: random.Random, number: int) -> Node:
     gpus = [chance.choice([16, 24, 32]) for _ in range(chance.choice([1, 1, 2, 3]))]
-    return node(f"n{number}", *gpus, host_gib=chance.choice([0, 20, 40]), sleeps=chance.random() < 0.8)
+    drawn = node(f"n{number}", *gpus, host_gib=chance.choice([0, 20, 40]), sleeps=chance.random() < 0.8)
+    return replace(drawn, transitions_at_once=chance.choice([None, 1, 2]))
 
 
 def drawn_model(chance: random.Random, number: int) -> Endpoint:
@@ -50,7 +71,7 @@ def drawn_world(seed: int, policy: str) -> Platform:
     models = [drawn_model(chance, number) for number in range(1, chance.choice([4, 6, 8]))]
     known: Catalogue = catalogue(*models, *([remote(9, parallel=2)] if chance.random() < 0.3 else []))
     rate, service_s = chance.choice([4.0, 15.0]), chance.choice([0.2, 1.0])
-    return Platform(
+    return Demanding(
         seed, known, nodes, policy=policy, rate=rate, service_s=service_s, mishaps=MISHAPS, gateways=2, **SWAPPING
     )
 

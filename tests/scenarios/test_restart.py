@@ -214,3 +214,20 @@ def told_to_sleep() -> World:
 
 def engine_one(state: EngineState) -> EngineSeen:
     return EngineSeen(ENGINE, 1, (0,), state, 16 * 1024)
+
+
+def test_what_a_sleeping_engine_of_an_unknown_model_may_keep_is_given_to_nobody() -> None:
+    world = World(pooled(2, gib=20), epoch=2)
+    asleep = EngineSeen("n/m1/9", 1, (0,), EngineState.ASLEEP, 16 * 1024)
+    assert stops(world.node_seen(node("n", 24), asleep)) == ["n/m1/9"]
+    assert loads(world.arrives(request("a", 2))) == []
+    assert [each.endpoint_id for each in loads(world.cold("n/m1/9"))] == [2]
+
+
+def test_engines_seen_before_the_catalogue_keep_what_it_says_of_them() -> None:
+    world = World(epoch=2)
+    asleep = EngineSeen("n/m1/9", 1, (0,), EngineState.ASLEEP, 16 * 1024)
+    awake = EngineSeen("n/m2/9", 2, (0,), EngineState.AWAKE, 16 * 1024)
+    world.node_seen(node("n", 24, host_gib=20), asleep, awake)
+    world.declares(pooled(1, residue_gib=2), pooled(2), pooled(3, gib=6))
+    assert [each.endpoint_id for each in loads(world.arrives(request("a", 3)))] == [3]

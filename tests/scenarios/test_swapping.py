@@ -90,7 +90,7 @@ def test_leases_are_asked_back_before_a_victim_sleeps() -> None:
 
 @pytest.mark.parametrize("policy", ["ettft", "slo"])
 def test_of_more_engines_than_there_shall_be_one_that_does_nothing_sleeps_at_once(policy: str) -> None:
-    world = World(pooled(1, replicas=(0, 2)), policy=policy)
+    world = World(pooled(1, replicas=(0, 2)), policy=policy, lease_ttl_s=0.0)
     engines = (EngineSeen(f"n/m1/{each}", 1, (each,), EngineState.AWAKE, 16 * GIB) for each in (0, 1))
     world.node_seen(node("n", 16, 16), *engines)
     assert dispatched(world.arrives(request("x"))) == ["x"]
