@@ -40,6 +40,7 @@ from deployments.ray_settings import RaySetting, apply
 from logos.config import Configuration
 from logos.domain.errors import InvalidDeclaration, LogosError
 from logos.embedding.sentence import check_installed
+from logos.telemetry.logs import configure
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,7 @@ class Up:
     # ------------------------------------------------------------------ start
 
     def _start(self) -> None:
+        configure()
         with ThreadPoolExecutor(2) as pool:
             database = pool.submit(self._start_database)
             self._start_ray()

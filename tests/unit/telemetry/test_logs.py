@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -122,3 +124,39 @@ def test_key_value_lines_quote_what_needs_it() -> None:
     logging.getLogger("x").warning('two words and a "quote"\nand a line')
     text = stream.getvalue()
     assert 'level=warning logger=x message="two words and a \\"quote\\"\\nand a line"' in text
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_library_with_a_handler_of_its_own_keeps_it_and_says_no_secret() -> None:
+    """As Ray and Serve do it: their loggers tell nothing to the root's handler."""
+    own, ours = io.StringIO(), io.StringIO()
+    logger = logging.getLogger("a.library.of.others")
+    logger.propagate = False
+    logger.addHandler(logging.StreamHandler(own))
+    configure(stream=ours)
+    configure(stream=ours)
+    try:
+        raise ValueError("upstream said sk-abcdefghijklmnop")
+    except ValueError:
+        logger.exception("GET %s", "postgresql://postgres:abc123def456@127.0.0.1/logosdb")
+    assert own.getvalue().startswith("GET postgresql://postgres:[redacted]@127.0.0.1/logosdb\nTraceback")
+    assert own.getvalue().count("ValueError: upstream said [redacted]") == 1
+    assert ours.getvalue() == ""
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_line_goes_where_standard_error_went_at_first_and_only_once() -> None:
+    """Serve puts a logger that drops what it hears in the place of `sys.stderr`."""
+    program = (
+        "import io, logging, sys\n"
+        "from logos.telemetry.logs import configure\n"
+        "logging.basicConfig()\n"
+        "sys.stderr = io.StringIO()\n"
+        "configure()\n"
+        "logging.getLogger('logos.x').info('not this')\n"
+        "logging.getLogger('psycopg').warning('password=abc123def456')\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert said.stderr.count("\n") == 1, said.stderr
+    assert "level=warning logger=psycopg" in said.stderr
+    assert "password=[redacted]" in said.stderr
