@@ -76,7 +76,7 @@ class Outbox:
     # The request's path
 
     def open(self, opening: Opening) -> None:
-        """Before the first upstream byte. Raises OSError when the disk takes no more: refuse the request then."""
+        """Before it waits for a place or is sent to one. Raises OSError when the disk takes no more: refuse it then."""
         opening, framed = frame_storable(opening)
         spot = self._write(framed)
         pending = _Pending(opening, spot, opening.accepted_at)

@@ -1,4 +1,4 @@
-"""The record of one request: opened when it has a place, closed once, whatever happened in between.
+"""The record of one request: opened before it waits for a place or is sent to one, closed once, whatever happens.
 
 Turns what the gateway saw into `domain.records` values and hands them to the outbox, the metrics and the quota wallet.
 Synchronous from end to end, so that it also runs to its end when the task of the request is cancelled. Money is
@@ -20,8 +20,8 @@ from logos.billing.usage import normalise
 from logos.domain.catalogue import Catalogue
 from logos.domain.errors import NoCapacity
 from logos.domain.lifecycle import Outcome, UsageSource
-from logos.domain.nouns import Endpoint, Key, LogLevel, Tier
-from logos.domain.records import Attempt, Charge, Closing, Opening
+from logos.domain.nouns import Endpoint, Key, LogLevel, Place, Tier
+from logos.domain.records import Attempt, Charge, Closing, Opening, Progress
 from logos.gateway.kept import kept_headers, kept_payload
 from logos.gateway.outbox import Outbox
 from logos.gateway.parsing import ParsedRequest
@@ -59,6 +59,7 @@ class Accepted:
     attempts: list[Attempt] = field(default_factory=list)
     hedge_winner: str | None = None  # first, second, none; None: it had one place at a time
     opened: bool = False
+    noted: Place | None = None  # where it is served, as far as its record says
     closed: bool = False
 
     @property
@@ -67,6 +68,10 @@ class Accepted:
         controls = self.parsed.controls
         seconds = self.catalogue.slo.first_token_s(controls.mode, controls.slo_ttft_s, controls.slo_total_s)
         return None if seconds is None else round(seconds * 1000)
+
+    @property
+    def place(self) -> Place | None:
+        return self.grant.place if self.grant is not None else None
 
     @property
     def keeps_payloads(self) -> bool:
@@ -104,8 +109,11 @@ class Settlement:
         self._book = PriceBook(())
 
     def open(self, accepted: Accepted) -> None:
-        """Before the first upstream byte. Raises NoCapacity if the outbox cannot be written."""
+        """Before it waits, and before the first upstream byte of each place. Raises NoCapacity if the outbox cannot be
+        written."""
         if accepted.opened:
+            if accepted.place != accepted.noted:
+                self.progress(accepted, 0)
             return
         try:
             self._outbox.open(self._opening(accepted))
@@ -113,6 +121,24 @@ class Settlement:
             log.error("request %s is refused, its record cannot be written: %s", accepted.request_id, error.strerror)
             raise NoCapacity(RECORDS_FULL, code="outbox_full") from None
         accepted.opened = True
+        accepted.noted = accepted.place
+
+    def progress(self, accepted: Accepted, tokens: int) -> None:
+        """So many tokens have been relayed, from where it is served now."""
+        place = None if accepted.place == accepted.noted else accepted.place
+        endpoint = accepted.catalogue.endpoint.get(place.endpoint_id) if place is not None else None
+        accepted.noted = accepted.place
+        self._outbox.progress(
+            Progress(
+                accepted.request_id,
+                tokens,
+                accepted.first_token_at,
+                model_id=endpoint.model_id if endpoint is not None else None,
+                provider_id=endpoint.provider_id if endpoint is not None else None,
+                endpoint_id=endpoint.id if endpoint is not None else None,
+                engine_id=place.engine_id if place is not None else None,
+            )
+        )
 
     def close(self, accepted: Accepted, ending: Ending) -> Closing | None:
         """The one end of a request. A second call changes nothing and returns None."""
@@ -150,7 +176,7 @@ class Settlement:
     # ------------------------------------------------------------------ values
 
     def _opening(self, accepted: Accepted) -> Opening:
-        place = accepted.grant.place if accepted.grant is not None else None
+        place = accepted.place
         endpoint = accepted.catalogue.endpoint.get(place.endpoint_id) if place is not None else None
         parsed, resolved, key = accepted.parsed, accepted.resolved, accepted.key
         full = accepted.keeps_payloads

@@ -143,6 +143,25 @@ async def test_more_clients_than_places_are_all_served_and_nothing_stays_behind(
     assert 1 < gauge.most <= 8
 
 
+async def test_a_request_that_waits_for_a_place_is_on_record_by_then(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    """So that it has a row even if its gateway dies meanwhile."""
+    upstream.answer("m", chat(delay_s=0.5))
+    gateway = remote.gateways[0]
+    async with client_of(remote) as client:
+        asked = asyncio.gather(*(client.post(CHAT, json=hello("m")) for _ in range(12)))
+        await until(lambda: gateway.placement.figures() | {"waiting": 4, "running": 8} == gateway.placement.figures())
+        in_line = gateway.outbox.records - 8
+        assert {answer.status_code for answer in await asked} == {200}
+    assert in_line == 4
+    await until(lambda: is_idle(remote))
+    assert rows(
+        database_url,
+        "SELECT result_status, model_id IS NULL, attempts, count(*) FROM log_entry GROUP BY 1, 2, 3",
+    ) == [("success", False, 1, 12)]
+
+
 async def test_a_client_that_leaves_a_stream_frees_its_place_and_is_charged_what_it_got(
     remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
 ) -> None:
