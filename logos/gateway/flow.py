@@ -354,7 +354,7 @@ class Flow:
         return self.targets.remote(access, path, endpoint.upstream_model if is_azure else None)
 
     def _terms(self, accepted: Accepted, endpoint: Endpoint) -> Terms:
-        tariff = self.settlement.tariff(accepted.catalogue, endpoint.model_id, endpoint.provider_id)
+        tariff = self.settlement.tariff_of(accepted, endpoint)
 
         def charge_of(usage: Mapping[str, Any]) -> Charge:
             return charge(normalise(usage), tariff)

@@ -152,14 +152,19 @@ class Settlement:
         self._count(accepted, closing)
         return closing
 
-    def tariff(self, catalogue: Catalogue, model_id: int | None, provider_id: int | None) -> Tariff:
-        """What tokens cost there today (UTC)."""
+    def tariff(self, catalogue: Catalogue, model_id: int | None, provider_id: int | None, at: float) -> Tariff:
+        """What tokens cost there on the day (UTC) of a request that was accepted `at`, however long it takes: what a
+        client was told and what it is charged must not lie on two sides of a midnight."""
         if model_id is None or provider_id is None:
             return FREE
         if self._book_of is not catalogue:
             self._book, self._book_of = PriceBook(catalogue.prices), catalogue
-        today = dt.datetime.fromtimestamp(self._now(), dt.UTC).date()
-        return self._book.tariff(model_id, provider_id, today)
+        day = dt.datetime.fromtimestamp(at, dt.UTC).date()
+        return self._book.tariff(model_id, provider_id, day)
+
+    def tariff_of(self, accepted: Accepted, endpoint: Endpoint) -> Tariff:
+        """The same for one request, at one of its places."""
+        return self.tariff(accepted.catalogue, endpoint.model_id, endpoint.provider_id, accepted.accepted_at)
 
     def house_cost(
         self, accepted: Accepted, endpoint: Endpoint, reported: Mapping[str, Any] | None, tokens: int
@@ -167,11 +172,11 @@ class Settlement:
         """Of an answer that nobody is charged for: by the endpoint's own figures, or else by what came of it."""
         estimated = {"prompt": accepted.resolved.prompt_tokens, "completion": tokens}
         usage = normalise(reported) if reported is not None else estimated
-        return charge(usage, self.tariff(accepted.catalogue, endpoint.model_id, endpoint.provider_id))
+        return charge(usage, self.tariff_of(accepted, endpoint))
 
     def charge_interrupted(self, catalogue: Catalogue, opening: Opening, usage: Mapping[str, int]) -> Charge:
         """What a request costs whose gateway died, for the gateway that finds its record."""
-        return charge(usage, self.tariff(catalogue, opening.model_id, opening.provider_id))
+        return charge(usage, self.tariff(catalogue, opening.model_id, opening.provider_id, opening.accepted_at))
 
     # ------------------------------------------------------------------ values
 
@@ -227,7 +232,7 @@ class Settlement:
             first_token_at=accepted.first_token_at,
             usage=usage,
             usage_source=source,
-            charge=charge(usage, self.tariff(accepted.catalogue, model_id, provider_id)),
+            charge=charge(usage, self.tariff(accepted.catalogue, model_id, provider_id, accepted.accepted_at)),
             attempts=tuple(accepted.attempts),
             hedge_winner=accepted.hedge_winner,
             queue_wait_ms=round(accepted.queue_wait_s * 1000, 3),
@@ -246,7 +251,8 @@ class Settlement:
         if ending.usage is not None:
             return ending.usage, UsageSource.UPSTREAM
         answered = accepted.first_token_at is not None or ending.outcome is Outcome.SUCCESS
-        left_while_served = ending.outcome is Outcome.CLIENT_LEFT and accepted.forwarded_at is not None
+        # Not while it waited for another place, after one that failed.
+        left_while_served = any(each.outcome is Outcome.CLIENT_LEFT for each in accepted.attempts)
         if not answered and not left_while_served:
             return {}, UsageSource.NONE
         prompt = accepted.resolved.prompt_tokens
