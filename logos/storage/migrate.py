@@ -6,19 +6,15 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from logos.domain.errors import DatabaseUnavailable
+from logos.storage.database import engine_of
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK = 4_710_050_001  # an advisory lock: any number that nobody else uses in this database
-
-
-def engine_of(database_url: str) -> Engine:
-    """A pool-less SQLAlchemy engine, through psycopg, for a plain postgresql:// URL."""
-    return create_engine(make_url(database_url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
 
 
 def configuration() -> Config:
@@ -33,7 +29,7 @@ def migrate(database_url: str) -> None:
     nothing to do. Raises DatabaseUnavailable, with the first line of what the database says, when it is away or refuses
     it."""
     try:
-        _upgrade(engine_of(database_url))
+        _upgrade(engine_of(database_url, poolclass=NullPool))
     except DBAPIError as error:
         said = str(error.orig).partition("\n")[0]
         raise DatabaseUnavailable(

@@ -3,13 +3,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from logos.cli import run
-from logos.domain.errors import DatabaseUnavailable
+from logos.domain.errors import DatabaseUnavailable, InvalidDeclaration
 from logos.storage.database import ExternalDatabase
+from logos.storage.migrate import migrate
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -105,10 +107,11 @@ def test_a_port_that_is_taken_is_one_line_before_anything_starts(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_database_url_that_cannot_be_used_is_one_line_without_its_password() -> None:
-    for url in ("postgresql://u:the-password@127.0.0.1:1/x", "postgresql://u:the-password@[::1/x"):
-        with pytest.raises(DatabaseUnavailable, match="LOGOS_DATABASE_URL cannot be ") as raised:
-            ExternalDatabase(url).require_alive()
+@pytest.mark.parametrize("use", [lambda url: ExternalDatabase(url).require_alive(), migrate])
+def test_a_database_url_that_cannot_be_used_is_one_line_without_its_password(use: Callable[[str], None]) -> None:
+    for url in ("postgresql://u:the-password@127.0.0.1:1/x", "postgresql://u:the-password@127.0.0.1:1,[::1/x"):
+        with pytest.raises((DatabaseUnavailable, InvalidDeclaration), match="LOGOS_DATABASE_URL") as raised:
+            use(url)
         assert "the-password" not in raised.value.message
         assert "\n" not in raised.value.message
 

@@ -13,7 +13,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from logos.domain.errors import DatabaseUnavailable
-from logos.storage.migrate import configuration, engine_of, migrate
+from logos.storage.database import engine_of
+from logos.storage.migrate import configuration, migrate
 from logos.storage.tables import metadata
 from tests.support.postgres import Server, rows, value
 
@@ -52,6 +53,12 @@ def test_two_processes_may_migrate_at_once(postgres_server: Server) -> None:
         with ThreadPoolExecutor(3) as pool:
             for running in [pool.submit(migrate, url) for _ in range(3)]:
                 running.result()
+        assert differences(url) == []
+
+
+def test_a_url_of_several_hosts_is_for_the_one_that_answers(postgres_server: Server) -> None:
+    with postgres_server.fresh_database(template="template0") as url:
+        migrate(url.replace("@127.0.0.1", "@127.0.0.1:1,127.0.0.1", 1))
         assert differences(url) == []
 
 
