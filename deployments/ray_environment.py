@@ -24,7 +24,7 @@ import click
 from deployments.haproxy import haproxy_available, write_haproxy_wrapper
 from deployments.ray_settings import RaySetting, ray_settings
 from logos.config import Settings, load
-from logos.domain.errors import Conflict, LogosError
+from logos.domain.errors import Conflict, InvalidDeclaration, LogosError
 
 REPLICA_PORTS = 100
 HAPROXY_PREFIX = "logos-ha-"
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo("\n".join(exports(settings_here(settings, new_haproxy_directory()), os.environ)))
     except LogosError as error:
         click.echo(f"logos: {error.message}", err=True)
-        return 1
+        return 2 if isinstance(error, InvalidDeclaration) else 1
     return 0
 
 

@@ -330,10 +330,7 @@ def _shut_down_nodes(nodes: list[Any]) -> None:
 
 
 def run(configuration: Configuration) -> int:
-    """Runs a platform in the foreground. Expected failures are one line."""
+    """Runs a platform in the foreground. Raises LogosError with one line for what is expected to fail."""
     if configuration.settings.classifier.embedding == "sentence-transformers":
         check_installed()  # while there is still somebody at the terminal to read it
-    try:
-        return Up(configuration).run()
-    except LogosError as error:
-        raise click.ClickException(error.message) from None
+    return Up(configuration).run()
