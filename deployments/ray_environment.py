@@ -70,6 +70,20 @@ def require_free(host: str, port: int) -> None:
         raise Conflict(f"cannot listen at {host}:{port} ({reason}): give another --host or --port") from None
 
 
+def claim(host: str, port: int) -> socket.socket:
+    """Says to every other `logos up` of this machine that this address is taken, long before anything listens there and
+    for as long as the socket is open. Raises Conflict. Only Linux has names that vanish with whoever holds them."""
+    sign = socket.socket(socket.AF_UNIX)
+    if sys.platform == "linux":
+        try:
+            sign.bind(f"\0logos up at {host}:{port}")
+        except OSError:
+            sign.close()
+            message = f"another 'logos up' has taken {host}:{port}: stop it or give another --host or --port"
+            raise Conflict(message) from None
+    return sign
+
+
 def uses_haproxy(settings: Settings) -> bool:
     return haproxy_available() if settings.ray.haproxy is None else settings.ray.haproxy
 

@@ -29,6 +29,7 @@ from deployments import giving_up
 from deployments.processes import ProcessRecord
 from deployments.ray_environment import (
     HAPROXY_PREFIX,
+    claim,
     free_port,
     new_haproxy_directory,
     require_free,
@@ -97,7 +98,9 @@ class Up:
         if ended := self._record.end_leftovers():
             self._say(f"ended {ended} processes that an earlier run left behind")
         if self._settings.ray.address is None:  # in a cluster, Serve listens on other machines, too
-            require_free(self._settings.server.host, self._port)
+            host = self._settings.server.host
+            require_free(host, self._port)
+            self._undo.append(("the address", claim(host, self._port).close))
 
     def _haproxy_directory(self) -> Path:
         """A new one with a short name; the one of an earlier run is removed."""

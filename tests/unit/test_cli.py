@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.ray_environment import claim, free_port
 from logos.cli import run
 from logos.domain.errors import DatabaseUnavailable, InvalidDeclaration
 from logos.storage.database import ExternalDatabase
@@ -141,6 +142,19 @@ def test_a_port_that_is_taken_is_one_line_before_anything_starts(
         f"logos: cannot listen at 127.0.0.1:{port} (Address already in use): give another --host or --port\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a port can be claimed before anything listens at it")
+def test_of_two_platforms_that_start_at_once_at_one_address_the_second_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    with claim("127.0.0.1", port):
+        code, err = failed(capsys, "up", "--port", str(port), "--data-dir", str(tmp_path))
+    assert code == 1
+    assert err == (f"logos: another 'logos up' has taken 127.0.0.1:{port}: stop it or give another --host or --port\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    claim("127.0.0.1", port).close()
 
 
 @pytest.mark.parametrize("use", [lambda url: ExternalDatabase(url).require_alive(), migrate])
