@@ -6,7 +6,9 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, text
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -39,9 +41,18 @@ def migrate(database_url: str) -> None:
 
 
 def _upgrade(engine: Engine) -> None:
+    config = configuration()
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        config = configuration()
+        _refuse_newer(connection, ScriptDirectory.from_config(config))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     engine.dispose()
+
+
+def _refuse_newer(connection: Connection, known: ScriptDirectory) -> None:
+    version = MigrationContext.configure(connection).get_current_revision()
+    if version is not None and version not in {each.revision for each in known.walk_revisions()}:
+        raise DatabaseUnavailable(
+            f"the database was made by a newer version of Logos ({version}): use that one, or another database"
+        )

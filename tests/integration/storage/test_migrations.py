@@ -86,6 +86,17 @@ def test_a_user_who_may_not_create_tables_or_log_in_is_told_in_one_line(
         assert password not in said.replace(told, "")
 
 
+def test_a_database_of_a_newer_version_is_told_in_one_line_and_left_alone(database_url: str) -> None:
+    engine = engine_of(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(DatabaseUnavailable, match="made by a newer version of Logos \\(9999\\)") as raised:
+        migrate(database_url)
+    assert "\n" not in raised.value.message
+    assert value(database_url, "SELECT version_num FROM alembic_version") == "9999"
+
+
 def test_every_table_of_the_interface_is_there(database_url: str) -> None:
     found = {
         name
