@@ -164,6 +164,15 @@ def test_a_torn_last_entry_is_left_out_and_the_rest_is_read(outbox: Outbox, tmp_
     assert left_in(own_directory(tmp_path)) == [whole]
 
 
+def test_an_entry_whose_bytes_have_changed_is_lost_and_not_those_behind_it(outbox: Outbox, tmp_path: Path) -> None:
+    first, _, third = (serve(outbox, number) for number in (1, 2, 3))
+    [segment] = segments_of(own_directory(tmp_path))
+    data = segment.read_bytes()
+    at = data.index(b"req_00000002")
+    segment.write_bytes(data[:at] + b"Req" + data[at + 3 :])
+    assert left_in(own_directory(tmp_path)) == [first, third]
+
+
 @given(st.binary(max_size=200))
 def test_garbage_is_no_entry(garbage: bytes) -> None:
     assert unframe(garbage, 0) is None
