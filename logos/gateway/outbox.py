@@ -175,8 +175,10 @@ class Outbox:
                 self._unseen.pop(request_id, None)
 
     def dispose(self) -> None:
-        """End of life: delete everything if all is acknowledged; otherwise leave it to be found."""
+        """End of life: delete everything if all is acknowledged; otherwise leave it to be found. A request that ends
+        after this is not noted any more: somebody else's file may have the old number by then."""
         os.close(self._descriptor)
+        self._descriptor = -1
         if self.records == 0:
             remove_directory(self._directory, self._lock)
         else:

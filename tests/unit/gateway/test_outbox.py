@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -223,6 +224,20 @@ def test_a_full_disk_refuses_new_requests_and_keeps_the_ends_of_old_ones(
     box.acknowledge(ids_of(box.take_batch(10, NOW)))
     assert box.records == 0
     box.dispose()
+
+
+def test_a_request_that_ends_after_its_outbox_writes_into_nobody_elses_file(tmp_path: Path) -> None:
+    box = Outbox(tmp_path / "outboxes", "gateway-1")
+    running = opening_of(1)
+    box.open(running)
+    box.dispose()
+    others = tmp_path / "of-somebody-else"
+    with contextlib.ExitStack() as files:
+        for _ in range(4):  # they get the numbers that have become free
+            files.enter_context(others.open("ab", buffering=0))
+        box.progress(Progress(running.request_id, 3))
+        box.close(closing_of(running))
+    assert others.read_bytes() == b""
 
 
 def test_lag_is_the_age_of_the_oldest_end(outbox: Outbox) -> None:
