@@ -21,8 +21,10 @@ _SECRETS = (
     (re.compile(r"(?i)\b(bearer|basic)(\s+)[A-Za-z0-9._~+/=\-]{6,}"), rf"\1\2{REDACTED}"),
     (
         re.compile(
-            r"(?i)([\"']?(?:api[-_]?key|logos[-_]?key|x-api-key|authorization|password|passwd|secret"
-            r"|access[-_]?token)[\"']?\s*[:=]\s*[\"']?)(?!\[redacted\]|bearer|basic)[^\s\"',;&}]{4,}"
+            r"(?i)((?:(?:api|logos|access)[-_]?key|authorization|password|passwd|secret|cookie"
+            r"|(?:access|refresh|auth|session)[-_]?token)"
+            # Its end, which may be quoted, and the quotes escaped; and the value's beginning, which may be bytes.
+            r"\\*(?:[\"']\s*[:=,]|\s*[:=])\s*b?\\*[\"']?)(?!\[redacted\]|bearer|basic)[^\s\"',;&}\\]{4,}"
         ),
         rf"\1{REDACTED}",
     ),
@@ -56,7 +58,7 @@ class _Line(logging.Formatter):
             found["request_id"] = str(request_id)
         if record.exc_info:
             found["traceback"] = self.formatException(record.exc_info)
-        return {name: redact(value)[:LINE_CHARACTERS_MAX] for name, value in found.items()}
+        return {name: redact(value[: 2 * LINE_CHARACTERS_MAX])[:LINE_CHARACTERS_MAX] for name, value in found.items()}
 
 
 class KeyValueFormatter(_Line):

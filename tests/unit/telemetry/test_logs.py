@@ -57,6 +57,20 @@ def test_a_key_is_redacted_wherever_it_stands(secret: str, sentence: str) -> Non
         "password=abc123def456",
         "postgresql://postgres:abc123def456@127.0.0.1:5432/logosdb",
         "dsn postgresql://:abc123def456@h/db",
+        "{b'api-key': b'abc123def456'}",
+        "[(b'x-api-key', b'abc123def456')]",
+        r"body {\"password\": \"abc123def456\"}",
+        "[('api-key', 'abc123def456'), ('accept', '*/*')]",
+        "password='abc123 def456 ghi'",
+        "host=h password=abc123def456 dbname=d",
+        "DB_PASSWORD=abc123def456",
+        "PROVIDER_API_KEY: abc123def456",
+        "client_secret=abc123def456",
+        "aws_secret_access_key=abc123def456",
+        "refresh_token: abc123def456",
+        "postgresql://u:abc123def456@h1:1,h2:2/db",
+        "redis://:abc123def456@h",
+        "postgresql://u:abc/123def456@h/db",
     ],
 )
 def test_what_is_announced_as_a_secret_is_redacted(text: str) -> None:
@@ -74,10 +88,17 @@ def test_what_is_announced_as_a_secret_is_redacted(text: str) -> None:
         "http://127.0.0.1:8080/v1/models",
         "task-12345678 and risk-assessment-tool",
         "no api key was given",
+        "the password, if any, is kept",
     ],
 )
 def test_ordinary_lines_stay_as_they_are(text: str) -> None:
     assert redact(text) == text
+
+
+@pytest.mark.timeout(30)  # by its square it would be minutes
+@pytest.mark.parametrize("part", ["a", "secret", "password\\", "http://", "a://b", "x@", "sk-", "bearer ", "a.-"])
+def test_a_line_without_end_takes_time_by_its_length(part: str) -> None:
+    redact(part * (200_000 // len(part)))
 
 
 @pytest.mark.usefixtures("restored")
