@@ -246,7 +246,7 @@ class Flow:
 
     def _try(self, accepted: Accepted, grant: Grant, number: int) -> Try:
         endpoint = accepted.catalogue.endpoint[grant.place.endpoint_id]
-        return Try(endpoint, grant, number, self.clock(), self.wall_clock())
+        return Try(endpoint, grant, number, began := self.clock(), accepted.at(began))
 
     async def _attempt(
         self, accepted: Accepted, admitted: Admitted, grant: Grant, number: int, send: Send

@@ -62,6 +62,10 @@ class Accepted:
     noted: Place | None = None  # where it is served, as far as its record says
     closed: bool = False
 
+    def at(self, clock: float) -> float:
+        """A moment of the gateway's clock in Unix seconds, as they were counted when the request was accepted."""
+        return self.accepted_at + (clock - self.began)
+
     @property
     def slo_ttft_ms(self) -> int | None:
         """The deadline for its first token that it is scheduled for: its own, or that of its mode."""
@@ -96,15 +100,14 @@ class Ending:
 
 
 class Settlement:
-    """Opens and closes records."""
+    """Opens and closes records. `clock` counts monotonic seconds: whoever sets the machine's clock while a request runs
+    makes it neither longer nor shorter."""
 
-    def __init__(
-        self, gateway_id: str, outbox: Outbox, instruments: Instruments, wall_clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, gateway_id: str, outbox: Outbox, instruments: Instruments, clock: Callable[[], float]) -> None:
         self._gateway_id = gateway_id
         self._outbox = outbox
         self._instruments = instruments
-        self._now = wall_clock
+        self._clock = clock
         self._book_of = Catalogue()
         self._book = PriceBook(())
 
@@ -220,7 +223,7 @@ class Settlement:
         cold = grant is not None and grant.tier in (Tier.COLD, Tier.ASLEEP)
         return Closing(
             request_id=accepted.request_id,
-            ended_at=self._now(),
+            ended_at=accepted.at(self._clock()),
             outcome=ending.outcome,
             http_status=ending.http_status,
             error_message=ending.error_message,

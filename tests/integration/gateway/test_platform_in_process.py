@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -308,6 +309,24 @@ def one_small_node() -> tuple[Settings, dict[str, Any]]:
     engine = {"gpus": 1, "memory_gib": 16, "residue_gib": 1, "max_parallel": 4}
     models = [{"name": name, "context_length": 4096, "engine": engine} for name in ("one", "other")]
     return settings, {"models": models, "slo": {"interactive": {"ttft_ms": 3000}}}
+
+
+async def test_a_clock_that_is_set_back_makes_no_request_end_before_it_began(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    flow = remote.gateways[0].flow
+    before, after = flow.wall_clock(), flow.wall_clock() - 3600
+    times = itertools.chain([before], itertools.repeat(after))
+    flow.wall_clock = lambda: next(times)
+    upstream.answer("m", streamed())
+    async with client_of(remote) as client:
+        assert (await client.post(CHAT, json=hello("m", stream=True))).status_code == 200
+    await until(lambda: is_idle(remote))
+    assert value(
+        database_url,
+        "SELECT count(*) FROM log_entry JOIN attempts ON log_entry_id = log_entry.id WHERE started_at >= "
+        "timestamp_request AND time_at_first_token > timestamp_forwarding AND timestamp_response > time_at_first_token",
+    )
 
 
 async def test_what_is_refused_before_it_is_accepted_is_counted_by_its_code_and_leaves_no_row(

@@ -47,7 +47,7 @@ class Asked:
 def test_an_answer_that_was_given_up_costs_the_house_what_was_reported_or_else_what_came(
     tmp_path: Path, reported: dict[str, Any] | None, tokens: int, micro_cents: int
 ) -> None:
-    settlement = Settlement("g1", Outbox(tmp_path, "g1"), Instruments(), lambda: NOW)
+    settlement = Settlement("g1", Outbox(tmp_path, "g1"), Instruments(), lambda: 0.0)
     cost = settlement.house_cost(cast(Accepted, Asked), ENDPOINT, reported, tokens)
     assert cost == Charge(micro_cents, "EUR")
 
@@ -77,7 +77,7 @@ def accepted_of(raw: bytes, headers: dict[bytes, bytes] | None = None, level: Lo
 
 def test_a_record_keeps_a_whole_exchange_but_not_the_bytes_of_its_pictures_and_sounds(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path, "g1")
-    settlement = Settlement("g1", outbox, Instruments(), lambda: NOW)
+    settlement = Settlement("g1", outbox, Instruments(), lambda: 0.0)
     medium = base64.b64encode(b"x" * 1000).decode()
     accepted = accepted_of(question(f"data:image/png;base64,{medium}"))
     settlement.close(accepted, Ending(Outcome.SUCCESS, 200, response=streamed(medium) * 2))
@@ -113,11 +113,12 @@ def test_a_request_that_runs_over_midnight_costs_what_its_client_was_told(tmp_pa
     )
     catalogue = replace(PLACED, prices=(*PRICES, *dearer))
     outbox = Outbox(tmp_path, "g1")
-    settlement = Settlement("g1", outbox, Instruments(), lambda: midnight + 1)
+    settlement = Settlement("g1", outbox, Instruments(), lambda: 2.0)
     accepted = accepted_one(catalogue, midnight - 1)
     settlement.open(accepted)
     closing = settlement.close(accepted, Ending(Outcome.SUCCESS, 200, usage={"prompt": 10, "completion": 5}))
     assert closing is not None
+    assert closing.ended_at == midnight + 1
     assert closing.charge == Charge(10 + 2 * 5, "EUR")
     (record,) = outbox.take_batch(1, midnight + 1)
     assert settlement.charge_interrupted(catalogue, record.opening, {"prompt": 10}) == Charge(10, "EUR")
@@ -129,7 +130,7 @@ def test_a_request_that_runs_over_midnight_costs_what_its_client_was_told(tmp_pa
 def test_a_client_that_leaves_pays_for_a_place_that_served_it_and_not_for_waiting_after_one_that_failed(
     tmp_path: Path, tries: tuple[Outcome, ...], micro_cents: int
 ) -> None:
-    settlement = Settlement("g1", Outbox(tmp_path, "g1"), Instruments(), lambda: NOW + 1)
+    settlement = Settlement("g1", Outbox(tmp_path, "g1"), Instruments(), lambda: 1.0)
     accepted = accepted_one()
     accepted.forwarded_at = NOW
     accepted.attempts += [Attempt(1, 1, 1, 1, None, NOW, outcome=outcome) for outcome in tries]
