@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from deployments.remotes import is_restarted, replica_lives
 from logos.actors.accounts import Accounts
+from logos.telemetry.logs import configure
 
 
 class AccountsOnRay(Accounts):
     """The accounts actor."""
 
     async def __init__(self, database_url: str, quota_ttl_s: float, settle_s: float) -> None:  # type: ignore[misc]  # Ray awaits it
+        configure()
         super().__init__(
             database_url,
             quota_ttl_s=quota_ttl_s,

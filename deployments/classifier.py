@@ -18,6 +18,7 @@ from deployments.remotes import AccountsRemote
 from logos.classification.meaning import Meaning
 from logos.config import ClassifierSettings
 from logos.embedding import sentence
+from logos.telemetry.logs import configure
 
 if TYPE_CHECKING:
     from logos.actors.classifier import EmbeddingPort
@@ -48,6 +49,7 @@ class Classifier:
         from logos.actors.classifier import Classifier as Rules
         from logos.storage.feedback_store import FeedbackStore
 
+        configure()
         name = serve.get_replica_context().replica_id.to_full_id_str()
         self._rules = Rules(name, AccountsRemote(), open_embedding(settings), FeedbackStore(database_url))
         await self._rules.start()

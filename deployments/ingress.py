@@ -16,6 +16,7 @@ from deployments.classifier import ClassifierRemote
 from deployments.haproxy import front_addresses
 from deployments.remotes import AccountsRemote, LedgerRemote, SchedulerRemote
 from logos.gateway.app import Gateway
+from logos.telemetry.logs import configure
 
 if TYPE_CHECKING:
     from deployments.blueprint import Blueprint
@@ -27,6 +28,7 @@ class Ingress:
     """A replica. Serve runs the ASGI lifespan, which starts and stops the gateway."""
 
     def __init__(self, blueprint: Blueprint, classifier: DeploymentHandle[Any]) -> None:
+        configure()
         replica = serve.get_replica_context().replica_id
         self._gateway = Gateway(
             gateway_id=replica.to_full_id_str(),

@@ -8,6 +8,7 @@ from deployments.remotes import is_restarted
 from logos.actors.ledger import Ledger
 from logos.config import LedgerSettings
 from logos.domain.records import Record
+from logos.telemetry.logs import configure
 
 _decode_records = msgspec.msgpack.Decoder(tuple[Record, ...]).decode
 
@@ -16,6 +17,7 @@ class LedgerOnRay(Ledger):
     """The ledger actor; records arrive encoded, and a restarted one goes on with the metrics of the one before."""
 
     def __init__(self, database_url: str, settings: LedgerSettings) -> None:
+        configure()
         super().__init__(database_url, restarted=is_restarted(), **settings.model_dump())
 
     async def append_encoded(self, gateway_id: str, records: bytes) -> frozenset[str]:

@@ -74,6 +74,7 @@ class ProcessRecord:
         self._lock_path = run_dir / "lock"
         self._lock: IO[str] | None = None
         self._known: set[Identity] = set()
+        self._is_written = True
 
     def acquire(self) -> None:
         """Raises Conflict if another `logos up` uses this data directory."""
@@ -110,14 +111,18 @@ class ProcessRecord:
         return ended
 
     def update(self) -> None:
-        """Adds the present descendants of this process to the record."""
+        """Adds the present descendants of this process to the record, on a full disk to the one in memory alone."""
         now = descendants_of(os.getpid())
         alive = {identity_ for identity_ in self._known if identity_ in now or living([identity_])}
         if (found := now | alive) != self._known:
             self._known = found
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(sorted(found)))
-            temporary.replace(self._path)
+            self._is_written = False
+        if not self._is_written:
+            with contextlib.suppress(OSError):  # the next time, then
+                temporary = self._path.with_suffix(".tmp")
+                temporary.write_text(json.dumps(sorted(self._known)))
+                temporary.replace(self._path)
+                self._is_written = True
 
     def wait_until_gone(self, grace_s: float) -> list[str]:
         """Waits for everything recorded to end, ends what has not by then, and returns the names of those."""

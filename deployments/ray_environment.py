@@ -24,7 +24,7 @@ import click
 from deployments.haproxy import haproxy_available, write_haproxy_wrapper
 from deployments.ray_settings import RaySetting, ray_settings
 from logos.config import Settings, load
-from logos.domain.errors import Conflict, LogosError
+from logos.domain.errors import Conflict, InvalidDeclaration, LogosError
 
 REPLICA_PORTS = 100
 HAPROXY_PREFIX = "logos-ha-"
@@ -68,6 +68,20 @@ def require_free(host: str, port: int) -> None:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise Conflict(f"cannot listen at {host}:{port} ({reason}): give another --host or --port") from None
+
+
+def claim(host: str, port: int) -> socket.socket:
+    """Says to every other `logos up` of this machine that this address is taken, long before anything listens there and
+    for as long as the socket is open. Raises Conflict. Only Linux has names that vanish with whoever holds them."""
+    sign = socket.socket(socket.AF_UNIX)
+    if sys.platform == "linux":
+        try:
+            sign.bind(f"\0logos up at {host}:{port}")
+        except OSError:
+            sign.close()
+            message = f"another 'logos up' has taken {host}:{port}: stop it or give another --host or --port"
+            raise Conflict(message) from None
+    return sign
 
 
 def uses_haproxy(settings: Settings) -> bool:
@@ -119,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo("\n".join(exports(settings_here(settings, new_haproxy_directory()), os.environ)))
     except LogosError as error:
         click.echo(f"logos: {error.message}", err=True)
-        return 1
+        return 2 if isinstance(error, InvalidDeclaration) else 1
     return 0
 
 

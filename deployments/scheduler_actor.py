@@ -8,12 +8,14 @@ from deployments.remotes import AccountsRemote, LedgerRemote, NodeRemote, is_res
 from logos.actors.learning import read_back
 from logos.actors.scheduler import SchedulerActor, collect_garbage_rarely
 from logos.scheduling.settings import SchedulerSettings
+from logos.telemetry.logs import configure
 
 
 class SchedulerOnRay(SchedulerActor):
     """The scheduler actor; a restarted one waits for gateways and nodes to re-report before it places anything."""
 
     async def __init__(self, settings: SchedulerSettings, journal_directory: Path) -> None:  # type: ignore[misc]  # Ray awaits it
+        configure()
         collect_garbage_rarely()
         ledger = LedgerRemote()
         super().__init__(

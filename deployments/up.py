@@ -29,6 +29,7 @@ from deployments import giving_up
 from deployments.processes import ProcessRecord
 from deployments.ray_environment import (
     HAPROXY_PREFIX,
+    claim,
     free_port,
     new_haproxy_directory,
     require_free,
@@ -40,6 +41,7 @@ from deployments.ray_settings import RaySetting, apply
 from logos.config import Configuration
 from logos.domain.errors import InvalidDeclaration, LogosError
 from logos.embedding.sentence import check_installed
+from logos.telemetry.logs import configure
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +98,9 @@ class Up:
         if ended := self._record.end_leftovers():
             self._say(f"ended {ended} processes that an earlier run left behind")
         if self._settings.ray.address is None:  # in a cluster, Serve listens on other machines, too
-            require_free(self._settings.server.host, self._port)
+            host = self._settings.server.host
+            require_free(host, self._port)
+            self._undo.append(("the address", claim(host, self._port).close))
 
     def _haproxy_directory(self) -> Path:
         """A new one with a short name; the one of an earlier run is removed."""
@@ -117,6 +121,7 @@ class Up:
     # ------------------------------------------------------------------ start
 
     def _start(self) -> None:
+        configure()
         with ThreadPoolExecutor(2) as pool:
             database = pool.submit(self._start_database)
             self._start_ray()
@@ -328,10 +333,7 @@ def _shut_down_nodes(nodes: list[Any]) -> None:
 
 
 def run(configuration: Configuration) -> int:
-    """Runs a platform in the foreground. Expected failures are one line."""
+    """Runs a platform in the foreground. Raises LogosError with one line for what is expected to fail."""
     if configuration.settings.classifier.embedding == "sentence-transformers":
         check_installed()  # while there is still somebody at the terminal to read it
-    try:
-        return Up(configuration).run()
-    except LogosError as error:
-        raise click.ClickException(error.message) from None
+    return Up(configuration).run()

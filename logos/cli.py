@@ -1,7 +1,8 @@
 """The command `logos`: starts a platform, and talks to one over HTTP.
 
-Exit codes: 0 on success, 2 on bad usage, 1 otherwise; errors are one line on stderr that says what to do. Everything
-heavy is imported by the command that needs it, so `logos --help` is quick. No rule of the platform lives here.
+Exit codes: 0 on success, 2 on bad usage and bad input, 1 otherwise; errors are one line on stderr that says what to do.
+Everything heavy is imported by the command that needs it, so `logos --help` is quick. No rule of the platform lives
+here.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ KINDS = {
 KEY_COLUMNS = ("id", "name", "prefix", "role", "team", "log", "models", "limits", "expires_at")
 CELL_WIDTH_MAX = 60
 PAGE_ROWS = 1000
+REFUSED_INPUT = (400, 413, 415, 422)  # HTTP statuses
 
 
 def main() -> NoReturn:
@@ -56,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
     except LogosError as error:
-        return _complain(error.message, 1)
+        return _complain(error.message, 2 if isinstance(error, InvalidDeclaration) else 1)
     except (click.Abort, KeyboardInterrupt):
         return _complain("interrupted", 1)
     except BrokenPipeError:
@@ -78,7 +80,8 @@ class Platform:
         self._key = key
 
     def ask(self, method: str, path: str, document: object = None, **parameters: Any) -> Any:
-        """The JSON answer. Raises click.ClickException with one line that says what to do."""
+        """The JSON answer. Raises click.ClickException with one line that says what to do, BadInput where the platform
+        refuses what was given."""
         import httpx
 
         headers = {} if self._key is None else {"authorization": f"Bearer {self._key}"}
@@ -90,7 +93,7 @@ class Platform:
                     method, f"{self.api_base}{path}", headers=headers, json=document, params=parameters
                 )
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError):
-            raise click.ClickException("that is no address or key; give --api-base like http://HOST:PORT") from None
+            raise BadInput("that is no address or key; give --api-base like http://HOST:PORT") from None
         except httpx.HTTPError as error:
             raise click.ClickException(
                 f"no platform answers at {self.api_base} ({type(error).__name__}): "
@@ -110,7 +113,7 @@ class Platform:
         message = told or f"{self.api_base} answered HTTP {answer.status_code}, not like a Logos platform"
         if answer.status_code == 401:
             message += " Give --logos-key or set LOGOS_KEY."
-        raise click.ClickException(message)
+        raise BadInput(message) if answer.status_code in REFUSED_INPUT else click.ClickException(message)
 
     def list_all(self, path: str, **parameters: Any) -> list[dict[str, Any]]:
         """Every page of a list."""

@@ -325,7 +325,7 @@ class KeyDeclared(Declared):
 class InteractiveSlo(Declared):
     """What interactive requests are promised where they say nothing themselves."""
 
-    ttft_ms: Positive = 2_000
+    ttft_ms: Positive = 10_000
     total_ms: Positive | None = None
 
 
@@ -337,7 +337,7 @@ class BatchSlo(Declared):
 
 
 class SloDeclared(Declared):
-    """Deadlines by class of request, for those that name none themselves."""
+    """Deadlines by class of request, for those that name none themselves. The defaults are those of SloTargets."""
 
     interactive: InteractiveSlo = InteractiveSlo()
     batch: BatchSlo = BatchSlo()

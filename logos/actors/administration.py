@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from logos.billing.prices import check_prices
@@ -24,6 +24,7 @@ from logos.domain.errors import BadRequest, Conflict, DatabaseUnavailable, Inval
 from logos.domain.nouns import Key
 from logos.storage import catalogue_store, declaring, directory_admin, key_store
 from logos.storage.catalogue_store import Stored
+from logos.storage.database import engine_of
 from logos.storage.declaring import Changes
 
 log = logging.getLogger(__name__)
@@ -201,12 +202,8 @@ class Administration:
 
 
 def _open_engine(database_url: str) -> Engine:
-    return create_engine(
-        make_url(database_url).set(drivername="postgresql+psycopg"),
-        pool_pre_ping=True,
-        pool_size=2,
-        hide_parameters=True,
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+    return engine_of(
+        database_url, connect_timeout_s=CONNECT_TIMEOUT_S, pool_pre_ping=True, pool_size=2, hide_parameters=True
     )
 
 

@@ -6,6 +6,7 @@ that it caused. Encoding lives here because the pure rooms know no JSON; what re
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,8 @@ _encode = msgspec.json.Encoder().encode
 
 # What a line raises that is no journal's: no JSON or UTF-8, other shapes, other names, nested without end.
 UNREADABLE = (msgspec.DecodeError, KeyError, TypeError, ValueError, RecursionError)
+
+log = logging.getLogger(__name__)
 
 FILE_BYTES_MAX = 64 * 1024 * 1024
 FILES_MAX = 4
@@ -114,8 +117,8 @@ def replay_file(path: Path) -> list[Difference]:
 class JournalWriter:
     """Appends to `directory`/EPOCH.jsonl, unbuffered by more than one event-loop turn, bounded in size.
 
-    A full file ends the recording of that start (a journal with a hole would not replay), which `complete` tells;
-    only the newest few files are kept.
+    A full file, or a disk that takes no more, ends the recording of that start (a journal with a hole would not
+    replay), which `complete` tells; only the newest few files are kept.
     """
 
     def __init__(self, directory: Path, opening: JournalOpening) -> None:
@@ -142,9 +145,13 @@ class JournalWriter:
 
     def _write(self, lines: list[bytes]) -> None:
         data = b"\n".join(lines) + b"\n"
-        os.write(self._file, data)
-        self._size += len(data)
-        self.complete = self._size < FILE_BYTES_MAX
+        try:
+            written = os.write(self._file, data)
+        except OSError as error:
+            log.warning("the journal of this start ends here, %s cannot be written: %s", self.path, error.strerror)
+            written = 0
+        self._size += written
+        self.complete = written == len(data) and self._size < FILE_BYTES_MAX
 
     def close(self) -> None:
         self.take_pending()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -21,6 +21,7 @@ from logos.analysis.story import Change, Story, request_table, span_table
 from logos.domain.errors import DatabaseUnavailable, InvalidDeclaration
 from logos.domain.lifecycle import EngineState, Outcome
 from logos.storage import extracts
+from logos.storage.database import engine_of
 
 ROWS_MAX = 50_000
 TABLES = ("requests", "journal", "endpoints")
@@ -57,7 +58,7 @@ def read_database(
 ) -> Extract:
     """The requests of the last hours before `until` (with an offset), or before the newest request, and the engines
     meanwhile. Raises DatabaseUnavailable if it does not answer."""
-    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+    engine = engine_of(url, poolclass=NullPool)
     try:
         with engine.connect() as connection:
             until = until or connection.execute(text(extracts.NEWEST_REQUEST)).scalar() or dt.datetime.now(dt.UTC)

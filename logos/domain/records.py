@@ -1,4 +1,4 @@
-"""The schema of a request's record on its way to Postgres: opened before the first upstream byte, closed once.
+"""The schema of a request's record on its way to Postgres: opened before it waits or is sent on, closed once.
 
 A record is keyed by Logos's own request id. `Opening`, `Progress` and `Closing` are what a gateway appends to its
 outbox; the ledger writes them idempotently. Payloads and headers are present only for keys that log FULL, headers
@@ -47,7 +47,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What is known when a request is accepted and placed. `prompt_tokens` is the gateway's estimate."""
+    """What is known when a request is accepted: its place, too, where it did not have to wait for one. `prompt_tokens`
+    is the gateway's estimate."""
 
     request_id: str
     accepted_at: float
@@ -76,11 +77,16 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How much of a streamed answer has been relayed so far: what a cut-off request is charged by."""
+    """How far a running request has come, which is what a cut-off one is charged by: the tokens of a streamed answer
+    that have been relayed, and where it is served if that is not where it was when it was opened, or last."""
 
     request_id: str
-    completion_tokens: int
+    completion_tokens: int = 0
     first_token_at: float | None = None
+    model_id: int | None = None
+    provider_id: int | None = None
+    endpoint_id: int | None = None
+    engine_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

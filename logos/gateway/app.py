@@ -77,7 +77,7 @@ class Gateway:
         )
         self.placement = Placement(gateway_id, scheduler, clock)
         self.outbox = Outbox(outbox_dir, gateway_id, size_bytes_max=settings.gateway.outbox_bytes_max)
-        self.settlement = Settlement(gateway_id, self.outbox, self.instruments, wall_clock)
+        self.settlement = Settlement(gateway_id, self.outbox, self.instruments, clock)
         self.shipper = Shipper(
             self.outbox,
             outbox_dir,

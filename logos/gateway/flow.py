@@ -16,7 +16,7 @@ from logos.billing.usage import normalise
 from logos.domain.errors import ClientLeft, DirectoryStale, LogosError, NoCapacity, UpstreamFailed, UpstreamTimeout
 from logos.domain.lifecycle import Outcome
 from logos.domain.nouns import Endpoint
-from logos.domain.records import Attempt, Charge, Progress
+from logos.domain.records import Attempt, Charge
 from logos.gateway.admission import Admission, Admitted
 from logos.gateway.asgi import CLIENT_REQUEST_ID_HEADER
 from logos.gateway.auth import is_stale
@@ -229,6 +229,7 @@ class Flow:
                 prefix_tokens=shared.tokens,
                 may_hedge=may_hedge,
             )
+            self.settlement.open(accepted)
             try:
                 grant = await self.placement.ask(request)
             finally:
@@ -245,7 +246,7 @@ class Flow:
 
     def _try(self, accepted: Accepted, grant: Grant, number: int) -> Try:
         endpoint = accepted.catalogue.endpoint[grant.place.endpoint_id]
-        return Try(endpoint, grant, number, self.clock(), self.wall_clock())
+        return Try(endpoint, grant, number, began := self.clock(), accepted.at(began))
 
     async def _attempt(
         self, accepted: Accepted, admitted: Admitted, grant: Grant, number: int, send: Send
@@ -335,8 +336,8 @@ class Flow:
 
     def note_progress(self) -> None:
         """Writes how far each running stream has come; called every quarter of a second."""
-        for request_id, (accepted, answer) in self.streams.items():
-            self.outbox.progress(Progress(request_id, answer.events.tokens, accepted.first_token_at))
+        for accepted, answer in self.streams.values():
+            self.settlement.progress(accepted, answer.events.tokens)
 
     # ------------------------------------------------------------------ pieces
 
@@ -353,7 +354,7 @@ class Flow:
         return self.targets.remote(access, path, endpoint.upstream_model if is_azure else None)
 
     def _terms(self, accepted: Accepted, endpoint: Endpoint) -> Terms:
-        tariff = self.settlement.tariff(accepted.catalogue, endpoint.model_id, endpoint.provider_id)
+        tariff = self.settlement.tariff_of(accepted, endpoint)
 
         def charge_of(usage: Mapping[str, Any]) -> Charge:
             return charge(normalise(usage), tariff)

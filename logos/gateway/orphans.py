@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from logos.domain.lifecycle import Outcome, UsageSource
@@ -38,7 +38,7 @@ class Orphan:
                     case Opening():
                         opened[entry.request_id] = entry
                     case Progress():
-                        progressed[entry.request_id] = entry
+                        progressed[entry.request_id] = _further(progressed.get(entry.request_id), entry)
                     case Closing():
                         progressed.pop(entry.request_id, None)
                         opening = opened.pop(entry.request_id, None)
@@ -66,12 +66,24 @@ def abandoned(root: Path) -> Iterator[Orphan]:
             yield Orphan(directory, lock)
 
 
+def _further(before: Progress | None, now: Progress) -> Progress:
+    """A place is told once, when it is new; from there on tokens alone."""
+    if before is None or now.endpoint_id is not None:
+        return now
+    return replace(before, completion_tokens=now.completion_tokens, first_token_at=now.first_token_at)
+
+
 def interrupted(opening: Opening, progress: Progress | None, last_sign_at: float, charge_of: ChargeOf) -> Record:
-    """The end of a request whose gateway died: charged prompt + tokens relayed, marked as such."""
+    """The end of a request whose gateway died: charged prompt + tokens relayed, marked as such; nothing if it was still
+    waiting for a place."""
     relayed = 0 if progress is None else progress.completion_tokens
     first_token_at = None if progress is None else progress.first_token_at
-    usage = {"prompt": opening.prompt_tokens, "completion": relayed}
     ended_at = max(opening.accepted_at, first_token_at or 0.0, last_sign_at)
+    if progress is not None and progress.endpoint_id is not None:
+        opening = _moved(opening, progress)
+    if opening.endpoint_id is None:
+        return Record(opening, _cut_off_in_line(opening, ended_at))
+    usage = {"prompt": opening.prompt_tokens, "completion": relayed}
     attempts: tuple[Attempt, ...] = ()
     if opening.endpoint_id is not None and opening.model_id is not None and opening.provider_id is not None:
         attempt = Attempt(
@@ -103,3 +115,23 @@ def interrupted(opening: Opening, progress: Progress | None, last_sign_at: float
         attempts=attempts,
     )
     return Record(opening, closing)
+
+
+def _moved(opening: Opening, progress: Progress) -> Opening:
+    return replace(
+        opening,
+        model_id=progress.model_id,
+        provider_id=progress.provider_id,
+        endpoint_id=progress.endpoint_id,
+        engine_id=progress.engine_id,
+    )
+
+
+def _cut_off_in_line(opening: Opening, ended_at: float) -> Closing:
+    return Closing(
+        request_id=opening.request_id,
+        ended_at=ended_at,
+        outcome=Outcome.INTERRUPTED,
+        http_status=0,
+        error_message="the gateway that this request waited in died",
+    )

@@ -30,6 +30,7 @@ OUTBOX_BYTES_MAX = 1024**3
 SEGMENT_BYTES_MAX = 4 * 1024**2
 MEMORY_BYTES_MAX = 64 * 1024**2  # beyond it, closed records are read back from their files when they are shipped
 OPENING_SHIPPED_AFTER_S = 1.0
+BATCH_BYTES_MAX = 8 * 1024**2  # on file; a single larger record is a batch of its own
 
 
 @dataclass(slots=True)
@@ -43,6 +44,10 @@ class _Pending:
     closed: Spot | None = None
     ended_at: float = 0.0
     segments: set[int] = field(default_factory=set)
+
+    @property
+    def length(self) -> int:
+        return self.opened.length + (0 if self.closed is None else self.closed.length)
 
 
 class Outbox:
@@ -76,7 +81,7 @@ class Outbox:
     # The request's path
 
     def open(self, opening: Opening) -> None:
-        """Before the first upstream byte. Raises OSError when the disk takes no more: refuse the request then."""
+        """Before it waits for a place or is sent to one. Raises OSError when the disk takes no more: refuse it then."""
         opening, framed = frame_storable(opening)
         spot = self._write(framed)
         pending = _Pending(opening, spot, opening.accepted_at)
@@ -145,10 +150,15 @@ class Outbox:
 
     def take_batch(self, records_max: int, now: float) -> tuple[Record, ...]:
         """What to send next: closed records, oldest first, then openings older than a second that the database has
-        not seen. The same again until acknowledged; one batch at a time. `now` in Unix seconds."""
+        not seen; no more than can be written to the database in one go. The same again until acknowledged; one batch
+        at a time. `now` in Unix seconds."""
         self._handed_out = {}
         batch: list[Record] = []
+        size_bytes = 0
         for request_id, pending in list(islice(self._closed.items(), records_max)):
+            size_bytes += pending.length
+            if batch and size_bytes > BATCH_BYTES_MAX:
+                return tuple(batch)
             try:
                 batch.append(Record(self._opening_of(pending), self._closing_of(pending)))
             except OSError as error:
@@ -158,7 +168,8 @@ class Outbox:
             self._handed_out[request_id] = True
         for request_id in islice(self._unseen, records_max - len(batch)):
             pending = self._running[request_id]
-            if pending.accepted_at > now - OPENING_SHIPPED_AFTER_S:
+            size_bytes += pending.length
+            if pending.accepted_at > now - OPENING_SHIPPED_AFTER_S or (batch and size_bytes > BATCH_BYTES_MAX):
                 break
             batch.append(Record(self._opening_of(pending)))
             self._handed_out[request_id] = False
@@ -175,8 +186,10 @@ class Outbox:
                 self._unseen.pop(request_id, None)
 
     def dispose(self) -> None:
-        """End of life: delete everything if all is acknowledged; otherwise leave it to be found."""
+        """End of life: delete everything if all is acknowledged; otherwise leave it to be found. A request that ends
+        after this is not noted any more: somebody else's file may have the old number by then."""
         os.close(self._descriptor)
+        self._descriptor = -1
         if self.records == 0:
             remove_directory(self._directory, self._lock)
         else:

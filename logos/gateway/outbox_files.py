@@ -7,6 +7,7 @@ fsynced: the files outlive the process, not the machine. Which records are still
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import struct
 import zlib
@@ -23,6 +24,8 @@ from logos.domain.text import storable
 
 Entry = Opening | Progress | Closing
 SomeEntry = TypeVar("SomeEntry", Opening, Progress, Closing)
+
+log = logging.getLogger(__name__)
 
 SEGMENT_SUFFIX = ".segment"
 LOCK_NAME = "lock"
@@ -77,14 +80,11 @@ def _writable(value: Any, of: Field[Any]) -> Any:
 
 def unframe(data: bytes, offset: int) -> tuple[Entry, int] | None:
     """The entry at `offset` and the offset after it; None at the end, or where the file is torn."""
-    start = offset + FRAME.size
-    if start > len(data):
+    end = _end_of(data, offset)
+    if end is None:
         return None
-    length, checksum, kind = FRAME.unpack_from(data, offset)
-    end = start + length
-    if length > ENTRY_BYTES_MAX or end > len(data) or kind not in _DECODERS:
-        return None
-    body = memoryview(data)[start:end]
+    _, checksum, kind = FRAME.unpack_from(data, offset)
+    body = memoryview(data)[offset + FRAME.size : end]
     if zlib.crc32(body) != checksum:
         return None
     try:
@@ -94,13 +94,27 @@ def unframe(data: bytes, offset: int) -> tuple[Entry, int] | None:
     return entry, end
 
 
+def _end_of(data: bytes, offset: int) -> int | None:
+    """Where the frame at `offset` ends, as it says itself, if that can be."""
+    start = offset + FRAME.size
+    if start > len(data):
+        return None
+    length, _, kind = FRAME.unpack_from(data, offset)
+    end: int = start + length
+    return None if length > ENTRY_BYTES_MAX or end > len(data) or kind not in _DECODERS else end
+
+
 def entries_of(path: Path) -> Iterator[Entry]:
-    """Every whole entry of a segment, in order."""
+    """Every whole entry of a segment, in order. One whose bytes have changed is lost, not those behind it."""
     data = path.read_bytes()
-    offset = 0
-    while (found := unframe(data, offset)) is not None:
-        entry, offset = found
-        yield entry
+    offset: int | None = 0
+    while offset is not None:
+        found = unframe(data, offset)
+        if found is not None:
+            entry, offset = found
+            yield entry
+        elif (offset := _end_of(data, offset)) is not None:
+            log.error("an entry of the outbox %s is damaged and lost, it ends at byte %d", path, offset)
 
 
 def segment_path(directory: Path, number: int) -> Path:

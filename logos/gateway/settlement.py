@@ -1,4 +1,4 @@
-"""The record of one request: opened when it has a place, closed once, whatever happened in between.
+"""The record of one request: opened before it waits for a place or is sent to one, closed once, whatever happens.
 
 Turns what the gateway saw into `domain.records` values and hands them to the outbox, the metrics and the quota wallet.
 Synchronous from end to end, so that it also runs to its end when the task of the request is cancelled. Money is
@@ -20,8 +20,8 @@ from logos.billing.usage import normalise
 from logos.domain.catalogue import Catalogue
 from logos.domain.errors import NoCapacity
 from logos.domain.lifecycle import Outcome, UsageSource
-from logos.domain.nouns import Endpoint, Key, LogLevel, Tier
-from logos.domain.records import Attempt, Charge, Closing, Opening
+from logos.domain.nouns import Endpoint, Key, LogLevel, Place, Tier
+from logos.domain.records import Attempt, Charge, Closing, Opening, Progress
 from logos.gateway.kept import kept_headers, kept_payload
 from logos.gateway.outbox import Outbox
 from logos.gateway.parsing import ParsedRequest
@@ -59,7 +59,12 @@ class Accepted:
     attempts: list[Attempt] = field(default_factory=list)
     hedge_winner: str | None = None  # first, second, none; None: it had one place at a time
     opened: bool = False
+    noted: Place | None = None  # where it is served, as far as its record says
     closed: bool = False
+
+    def at(self, clock: float) -> float:
+        """A moment of the gateway's clock in Unix seconds, as they were counted when the request was accepted."""
+        return self.accepted_at + (clock - self.began)
 
     @property
     def slo_ttft_ms(self) -> int | None:
@@ -67,6 +72,10 @@ class Accepted:
         controls = self.parsed.controls
         seconds = self.catalogue.slo.first_token_s(controls.mode, controls.slo_ttft_s, controls.slo_total_s)
         return None if seconds is None else round(seconds * 1000)
+
+    @property
+    def place(self) -> Place | None:
+        return self.grant.place if self.grant is not None else None
 
     @property
     def keeps_payloads(self) -> bool:
@@ -91,21 +100,23 @@ class Ending:
 
 
 class Settlement:
-    """Opens and closes records."""
+    """Opens and closes records. `clock` counts monotonic seconds: whoever sets the machine's clock while a request runs
+    makes it neither longer nor shorter."""
 
-    def __init__(
-        self, gateway_id: str, outbox: Outbox, instruments: Instruments, wall_clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, gateway_id: str, outbox: Outbox, instruments: Instruments, clock: Callable[[], float]) -> None:
         self._gateway_id = gateway_id
         self._outbox = outbox
         self._instruments = instruments
-        self._now = wall_clock
+        self._clock = clock
         self._book_of = Catalogue()
         self._book = PriceBook(())
 
     def open(self, accepted: Accepted) -> None:
-        """Before the first upstream byte. Raises NoCapacity if the outbox cannot be written."""
+        """Before it waits, and before the first upstream byte of each place. Raises NoCapacity if the outbox cannot be
+        written."""
         if accepted.opened:
+            if accepted.place != accepted.noted:
+                self.progress(accepted, 0)
             return
         try:
             self._outbox.open(self._opening(accepted))
@@ -113,6 +124,24 @@ class Settlement:
             log.error("request %s is refused, its record cannot be written: %s", accepted.request_id, error.strerror)
             raise NoCapacity(RECORDS_FULL, code="outbox_full") from None
         accepted.opened = True
+        accepted.noted = accepted.place
+
+    def progress(self, accepted: Accepted, tokens: int) -> None:
+        """So many tokens have been relayed, from where it is served now."""
+        place = None if accepted.place == accepted.noted else accepted.place
+        endpoint = accepted.catalogue.endpoint.get(place.endpoint_id) if place is not None else None
+        accepted.noted = accepted.place
+        self._outbox.progress(
+            Progress(
+                accepted.request_id,
+                tokens,
+                accepted.first_token_at,
+                model_id=endpoint.model_id if endpoint is not None else None,
+                provider_id=endpoint.provider_id if endpoint is not None else None,
+                endpoint_id=endpoint.id if endpoint is not None else None,
+                engine_id=place.engine_id if place is not None else None,
+            )
+        )
 
     def close(self, accepted: Accepted, ending: Ending) -> Closing | None:
         """The one end of a request. A second call changes nothing and returns None."""
@@ -126,14 +155,19 @@ class Settlement:
         self._count(accepted, closing)
         return closing
 
-    def tariff(self, catalogue: Catalogue, model_id: int | None, provider_id: int | None) -> Tariff:
-        """What tokens cost there today (UTC)."""
+    def tariff(self, catalogue: Catalogue, model_id: int | None, provider_id: int | None, at: float) -> Tariff:
+        """What tokens cost there on the day (UTC) of a request that was accepted `at`, however long it takes: what a
+        client was told and what it is charged must not lie on two sides of a midnight."""
         if model_id is None or provider_id is None:
             return FREE
         if self._book_of is not catalogue:
             self._book, self._book_of = PriceBook(catalogue.prices), catalogue
-        today = dt.datetime.fromtimestamp(self._now(), dt.UTC).date()
-        return self._book.tariff(model_id, provider_id, today)
+        day = dt.datetime.fromtimestamp(at, dt.UTC).date()
+        return self._book.tariff(model_id, provider_id, day)
+
+    def tariff_of(self, accepted: Accepted, endpoint: Endpoint) -> Tariff:
+        """The same for one request, at one of its places."""
+        return self.tariff(accepted.catalogue, endpoint.model_id, endpoint.provider_id, accepted.accepted_at)
 
     def house_cost(
         self, accepted: Accepted, endpoint: Endpoint, reported: Mapping[str, Any] | None, tokens: int
@@ -141,16 +175,16 @@ class Settlement:
         """Of an answer that nobody is charged for: by the endpoint's own figures, or else by what came of it."""
         estimated = {"prompt": accepted.resolved.prompt_tokens, "completion": tokens}
         usage = normalise(reported) if reported is not None else estimated
-        return charge(usage, self.tariff(accepted.catalogue, endpoint.model_id, endpoint.provider_id))
+        return charge(usage, self.tariff_of(accepted, endpoint))
 
     def charge_interrupted(self, catalogue: Catalogue, opening: Opening, usage: Mapping[str, int]) -> Charge:
         """What a request costs whose gateway died, for the gateway that finds its record."""
-        return charge(usage, self.tariff(catalogue, opening.model_id, opening.provider_id))
+        return charge(usage, self.tariff(catalogue, opening.model_id, opening.provider_id, opening.accepted_at))
 
     # ------------------------------------------------------------------ values
 
     def _opening(self, accepted: Accepted) -> Opening:
-        place = accepted.grant.place if accepted.grant is not None else None
+        place = accepted.place
         endpoint = accepted.catalogue.endpoint.get(place.endpoint_id) if place is not None else None
         parsed, resolved, key = accepted.parsed, accepted.resolved, accepted.key
         full = accepted.keeps_payloads
@@ -189,7 +223,7 @@ class Settlement:
         cold = grant is not None and grant.tier in (Tier.COLD, Tier.ASLEEP)
         return Closing(
             request_id=accepted.request_id,
-            ended_at=self._now(),
+            ended_at=accepted.at(self._clock()),
             outcome=ending.outcome,
             http_status=ending.http_status,
             error_message=ending.error_message,
@@ -201,7 +235,7 @@ class Settlement:
             first_token_at=accepted.first_token_at,
             usage=usage,
             usage_source=source,
-            charge=charge(usage, self.tariff(accepted.catalogue, model_id, provider_id)),
+            charge=charge(usage, self.tariff(accepted.catalogue, model_id, provider_id, accepted.accepted_at)),
             attempts=tuple(accepted.attempts),
             hedge_winner=accepted.hedge_winner,
             queue_wait_ms=round(accepted.queue_wait_s * 1000, 3),
@@ -220,7 +254,8 @@ class Settlement:
         if ending.usage is not None:
             return ending.usage, UsageSource.UPSTREAM
         answered = accepted.first_token_at is not None or ending.outcome is Outcome.SUCCESS
-        left_while_served = ending.outcome is Outcome.CLIENT_LEFT and accepted.forwarded_at is not None
+        # Not while it waited for another place, after one that failed.
+        left_while_served = any(each.outcome is Outcome.CLIENT_LEFT for each in accepted.attempts)
         if not answered and not left_while_served:
             return {}, UsageSource.NONE
         prompt = accepted.resolved.prompt_tokens

@@ -9,12 +9,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 
 from logos.domain.records import Record
 from logos.gateway.orphans import ChargeOf, Orphan, abandoned
-from logos.gateway.outbox import Outbox
+from logos.gateway.outbox import BATCH_BYTES_MAX, Outbox
 from logos.gateway.ports import LedgerPort
 
 log = logging.getLogger(__name__)
@@ -144,5 +143,20 @@ class Shipper:
 
 
 def _batches(records: Iterator[Record]) -> Iterator[tuple[Record, ...]]:
-    while batch := tuple(islice(records, BATCH_RECORDS_MAX)):
-        yield batch
+    """In order, each as large as one of an outbox may be."""
+    batch: list[Record] = []
+    payload_bytes = 0
+    for record in records:
+        payload_bytes += _payload_bytes(record)
+        if batch and (len(batch) >= BATCH_RECORDS_MAX or payload_bytes > BATCH_BYTES_MAX):
+            yield tuple(batch)
+            batch, payload_bytes = [], _payload_bytes(record)
+        batch.append(record)
+    if batch:
+        yield tuple(batch)
+
+
+def _payload_bytes(record: Record) -> int:
+    """Nearly; the rest of a record is small."""
+    answer = None if record.closing is None else record.closing.response_payload
+    return len(record.opening.input_payload or "") + len(answer or "")

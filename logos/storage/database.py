@@ -1,4 +1,5 @@
-"""The database in use, whether embedded or somebody else's: one handle with a URL, a life and a watch.
+"""The database in use, whether embedded or somebody else's: one handle with a URL, a life and a watch; and how its URL
+is read.
 
 No table, no statement. The URL holds a password: it goes to DATA_DIR/database_url, readable by the owner only, and
 never to a log.
@@ -9,17 +10,35 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Engine, create_engine
 
-from logos.domain.errors import DatabaseUnavailable
+from logos.domain.errors import DatabaseUnavailable, InvalidDeclaration
 from logos.storage.embedded import EmbeddedPostgres
 
 log = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S = 1.0
 URL_SHAPE = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+
+
+def parts_of(url: str) -> dict[str, Any]:
+    """A postgresql:// URL as libpq reads it, by its names; it may name several hosts. Raises InvalidDeclaration."""
+    try:
+        return conninfo_to_dict(url)
+    except psycopg.ProgrammingError:  # it would repeat the whole URL
+        raise InvalidDeclaration(f"LOGOS_DATABASE_URL cannot be read: it should look like {URL_SHAPE}") from None
+
+
+def engine_of(url: str, *, connect_timeout_s: int | None = None, **options: Any) -> Engine:
+    """A SQLAlchemy engine, through psycopg. The URL is left to libpq, because SQLAlchemy knows of one host only."""
+    parts = parts_of(url)
+    if connect_timeout_s is not None:
+        parts["connect_timeout"] = connect_timeout_s
+    return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(**parts), **options)
 
 
 class Database(Protocol):
@@ -83,14 +102,13 @@ class ExternalDatabase:
         return True
 
     def require_alive(self) -> None:
-        """Raises DatabaseUnavailable with the first line of why not; it names no password."""
+        """Raises DatabaseUnavailable with the first line of why not, or InvalidDeclaration. No password is named."""
+        parts = parts_of(self._url)
         try:
-            psycopg.connect(self._url, connect_timeout=3).close()
+            psycopg.connect(**{**parts, "connect_timeout": 3}).close()
         except psycopg.OperationalError as error:
             said = str(error).partition("\n")[0]
             raise DatabaseUnavailable(f"the database of LOGOS_DATABASE_URL cannot be used: {said}") from None
-        except psycopg.ProgrammingError:  # it would repeat the whole URL
-            raise DatabaseUnavailable(f"LOGOS_DATABASE_URL cannot be read: it should look like {URL_SHAPE}") from None
 
     async def watch(self) -> None:
         """Its owner watches it; this waits until cancelled."""

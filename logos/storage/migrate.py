@@ -6,19 +6,17 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, make_url, text
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from logos.domain.errors import DatabaseUnavailable
+from logos.storage.database import engine_of
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK = 4_710_050_001  # an advisory lock: any number that nobody else uses in this database
-
-
-def engine_of(database_url: str) -> Engine:
-    """A pool-less SQLAlchemy engine, through psycopg, for a plain postgresql:// URL."""
-    return create_engine(make_url(database_url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
 
 
 def configuration() -> Config:
@@ -33,7 +31,7 @@ def migrate(database_url: str) -> None:
     nothing to do. Raises DatabaseUnavailable, with the first line of what the database says, when it is away or refuses
     it."""
     try:
-        _upgrade(engine_of(database_url))
+        _upgrade(engine_of(database_url, poolclass=NullPool))
     except DBAPIError as error:
         said = str(error.orig).partition("\n")[0]
         raise DatabaseUnavailable(
@@ -43,9 +41,18 @@ def migrate(database_url: str) -> None:
 
 
 def _upgrade(engine: Engine) -> None:
+    config = configuration()
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        config = configuration()
+        _refuse_newer(connection, ScriptDirectory.from_config(config))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     engine.dispose()
+
+
+def _refuse_newer(connection: Connection, known: ScriptDirectory) -> None:
+    version = MigrationContext.configure(connection).get_current_revision()
+    if version is not None and version not in {each.revision for each in known.walk_revisions()}:
+        raise DatabaseUnavailable(
+            f"the database was made by a newer version of Logos ({version}): use that one, or another database"
+        )

@@ -21,8 +21,10 @@ _SECRETS = (
     (re.compile(r"(?i)\b(bearer|basic)(\s+)[A-Za-z0-9._~+/=\-]{6,}"), rf"\1\2{REDACTED}"),
     (
         re.compile(
-            r"(?i)([\"']?(?:api[-_]?key|logos[-_]?key|x-api-key|authorization|password|passwd|secret"
-            r"|access[-_]?token)[\"']?\s*[:=]\s*[\"']?)(?!\[redacted\]|bearer|basic)[^\s\"',;&}]{4,}"
+            r"(?i)((?:(?:api|logos|access)[-_]?key|authorization|password|passwd|secret|cookie"
+            r"|(?:access|refresh|auth|session)[-_]?token)"
+            # Its end, which may be quoted, and the quotes escaped; and the value's beginning, which may be bytes.
+            r"\\*(?:[\"']\s*[:=,]|\s*[:=])\s*b?\\*[\"']?)(?!\[redacted\]|bearer|basic)[^\s\"',;&}\\]{4,}"
         ),
         rf"\1{REDACTED}",
     ),
@@ -56,7 +58,7 @@ class _Line(logging.Formatter):
             found["request_id"] = str(request_id)
         if record.exc_info:
             found["traceback"] = self.formatException(record.exc_info)
-        return {name: redact(value)[:LINE_CHARACTERS_MAX] for name, value in found.items()}
+        return {name: redact(value[: 2 * LINE_CHARACTERS_MAX])[:LINE_CHARACTERS_MAX] for name, value in found.items()}
 
 
 class KeyValueFormatter(_Line):
@@ -77,10 +79,11 @@ def _quoted(value: str) -> str:
     return value if re.fullmatch(r"[\w.:+\-/\[\]]+", value) else json.dumps(value, ensure_ascii=False)
 
 
-def configure(level: str = "INFO", style: str = "keyvalue", stream: TextIO | None = None) -> None:
-    """Send everything of this process to `stream` (standard error) in this format, replacing what was there.
-    `style`: keyvalue or json."""
-    output = logging.StreamHandler(stream or sys.stderr)
+def configure(level: str = "WARNING", style: str = "keyvalue", stream: TextIO | None = None) -> None:
+    """Send everything of this process to `stream` in this format, replacing what was there; without one, to where
+    standard error went when the process began, whatever `sys.stderr` is by now. Loggers that have handlers of their own
+    (Ray's) keep them, and these say no secrets from now on. `style`: keyvalue or json."""
+    output = logging.StreamHandler(stream or sys.__stderr__)
     output.setFormatter(JsonFormatter() if style == "json" else KeyValueFormatter())
     root = logging.getLogger()
     for old in tuple(root.handlers):
@@ -89,3 +92,14 @@ def configure(level: str = "INFO", style: str = "keyvalue", stream: TextIO | Non
     root.setLevel(level)
     for noisy in ("httpx", "httpcore", "asyncio", "alembic", "aiohttp.access", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    for logger in tuple(root.manager.loggerDict.values()):
+        for handler in logger.handlers if isinstance(logger, logging.Logger) else ():
+            handler.addFilter(_without_secrets)
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """As a filter: takes the secrets out before anybody's formatter sees the record, and keeps every record."""
+    record.msg, record.args = redact(record.getMessage()), None
+    if record.exc_info:
+        record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
+    return True

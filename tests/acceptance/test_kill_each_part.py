@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.acceptance.conftest import World
+from tests.acceptance.conftest import UPSTREAM_KEY, World
 from tests.support.load import Load
 from tests.support.logos_up import Platform, wait_for
 from tests.support.upstream import chat_or_streamed
@@ -77,6 +78,18 @@ def test_whatever_dies_every_request_the_upstream_saw_is_one_row_and_one_charge(
     print(f"{load.sent} sent, {load.whole} whole, statuses {dict(load.statuses)}, broken {load.broken}")
     platform.wait_until_settled(40)
     check_the_books(world, platform, load, model)
+    check_the_logs(platform)
+
+
+def check_the_logs(platform: Platform) -> None:
+    """What the living said of the dead is in each process's own log, and no secret is in any."""
+    logs = platform.logs()
+    lines = [line for text in logs.values() for line in text.splitlines() if " is away: " in line or " is gone" in line]
+    told_by = {logger[1] for line in lines if (logger := re.search(r" level=warning logger=(logos\.\S+) ", line))}
+    assert {"logos.gateway.directory", "logos.actors.scheduler", "logos.actors.classifier"} <= told_by, lines
+    password = (platform.data_dir / "database_url").read_text().split(":")[2].partition("@")[0]
+    for secret in (platform.root_key, UPSTREAM_KEY, password):
+        assert not [name for name, text in logs.items() if secret in text]
 
 
 def check_the_books(world: World, platform: Platform, load: Load, model: str) -> None:

@@ -122,7 +122,7 @@ def test_running_streams_get_their_grace(data_dir: Path, upstream: ScriptedUpstr
 
 def test_a_config_with_an_unknown_key_is_one_line_that_names_the_nearest(tmp_path: Path) -> None:
     said = up(tmp_path, "gateway: {replicas_minimum: 2}\n")
-    assert said.returncode == 1
+    assert said.returncode == 2
     assert said.stdout == ""
     assert len(said.stderr.splitlines()) == 1
     assert "replicas_minimum" in said.stderr
@@ -140,7 +140,7 @@ def test_a_config_with_an_unknown_key_is_one_line_that_names_the_nearest(tmp_pat
 )
 def test_a_config_that_does_not_fit_is_one_line_and_starts_nothing(tmp_path: Path, text: str) -> None:
     said = up(tmp_path, text)
-    assert said.returncode == 1
+    assert said.returncode == 2
     assert len(said.stderr.splitlines()) == 1
     assert "Traceback" not in said.stderr
     assert not (tmp_path / "data").exists()

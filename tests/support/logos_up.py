@@ -189,6 +189,13 @@ class Platform:
         """The end of what it printed."""
         return "\n".join(self.output.read_text(errors="replace").splitlines()[-lines:])
 
+    def logs(self) -> dict[str, str]:
+        """What every process of its Ray has written so far, by name of file."""
+        (raylet,) = self.processes("raylet")
+        (option,) = (each for each in raylet.cmdline() if each.startswith("--log_dir="))
+        files = [path for path in Path(option.partition("=")[2]).rglob("*") if path.is_file()]
+        return {path.name: path.read_text(errors="replace") for path in files}
+
     # ------------------------------------------------------------------ its processes
 
     def _look_for_ever(self, pid: int) -> None:

@@ -2,14 +2,18 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from deployments.ray_environment import claim, free_port
 from logos.cli import run
-from logos.domain.errors import DatabaseUnavailable
+from logos.domain.errors import DatabaseUnavailable, InvalidDeclaration
 from logos.storage.database import ExternalDatabase
+from logos.storage.migrate import migrate
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -59,11 +63,6 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     [
         (["key", "list"], f"no platform answers at {NOWHERE} (ConnectError): start one with `logos up`"),
         (["status"], "no platform answers"),
-        (["status", "--api-base", "nonsense"], "give --api-base like http://HOST:PORT"),
-        (["status", "--api-base", "http://[::"], "give --api-base like http://HOST:PORT"),
-        (["key", "list", "--logos-key", "ungültig"], "give --api-base like http://HOST:PORT"),
-        (["model", "create", "m", "engine.memory=1"], "the nearest valid key is engine.memory_gib"),
-        (["key", "create", "ci", "key=env:NO_SUCH_VARIABLE"], "key: the environment variable NO_SUCH_VARIABLE is not"),
     ],
 )
 def test_what_fails_is_one_line_and_exit_code_1(
@@ -74,19 +73,59 @@ def test_what_fails_is_one_line_and_exit_code_1(
     assert told in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["status", "--api-base", "nonsense"], "give --api-base like http://HOST:PORT"),
+        (["status", "--api-base", "http://[::"], "give --api-base like http://HOST:PORT"),
+        (["key", "list", "--logos-key", "ungültig"], "give --api-base like http://HOST:PORT"),
+        (["model", "create", "m", "engine.memory=1"], "the nearest valid key is engine.memory_gib"),
+        (["key", "create", "ci", "key=env:NO_SUCH_VARIABLE"], "key: the environment variable NO_SUCH_VARIABLE is not"),
+    ],
+)
+def test_what_was_given_wrong_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    code, err = failed(capsys, *arguments)
+    assert code == 2
+    assert told in err
+
+
+@pytest.mark.parametrize(("status", "expected"), [("422 No", 2), ("400 No", 2), ("503 No", 1), ("401 No", 1)])
+def test_a_declaration_that_the_platform_refuses_is_bad_input_and_one_that_it_cannot_take_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], status: str, expected: int
+) -> None:
+    file = tmp_path / "platform.yaml"
+    file.write_text("models: []", encoding="utf-8")
+    body = b'{"error": {"message": "for a reason"}}'
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                head = f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+                connection.sendall(head.encode() + body)
+
+        threading.Thread(target=answer, daemon=True).start()
+        code, err = failed(capsys, "apply", str(file), "--api-base", f"http://127.0.0.1:{server.getsockname()[1]}")
+    assert code == expected
+    assert err.startswith("logos: for a reason")
+
+
 def test_a_config_that_does_not_fit_stops_up_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "logos.yaml"
     config.write_text("server: {prot: 80}", encoding="utf-8")
     code, err = failed(capsys, "up", "--config", str(config))
-    assert code == 1
+    assert code == 2
     assert err == f"logos: {config}: unknown key server.prot: the nearest valid key is server.port\n"
 
 
 def test_a_data_directory_that_cannot_be_made_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     code, err = failed(capsys, "up", "--data-dir", "/dev/null/x")
-    assert code == 1
+    assert code == 2
     assert err == (
         "logos: the data directory /dev/null/x cannot be used (Not a directory): give another with --data-dir\n"
     )
@@ -105,10 +144,24 @@ def test_a_port_that_is_taken_is_one_line_before_anything_starts(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_database_url_that_cannot_be_used_is_one_line_without_its_password() -> None:
-    for url in ("postgresql://u:the-password@127.0.0.1:1/x", "postgresql://u:the-password@[::1/x"):
-        with pytest.raises(DatabaseUnavailable, match="LOGOS_DATABASE_URL cannot be ") as raised:
-            ExternalDatabase(url).require_alive()
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a port can be claimed before anything listens at it")
+def test_of_two_platforms_that_start_at_once_at_one_address_the_second_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    with claim("127.0.0.1", port):
+        code, err = failed(capsys, "up", "--port", str(port), "--data-dir", str(tmp_path))
+    assert code == 1
+    assert err == (f"logos: another 'logos up' has taken 127.0.0.1:{port}: stop it or give another --host or --port\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    claim("127.0.0.1", port).close()
+
+
+@pytest.mark.parametrize("use", [lambda url: ExternalDatabase(url).require_alive(), migrate])
+def test_a_database_url_that_cannot_be_used_is_one_line_without_its_password(use: Callable[[str], None]) -> None:
+    for url in ("postgresql://u:the-password@127.0.0.1:1/x", "postgresql://u:the-password@127.0.0.1:1,[::1/x"):
+        with pytest.raises((DatabaseUnavailable, InvalidDeclaration), match="LOGOS_DATABASE_URL") as raised:
+            use(url)
         assert "the-password" not in raised.value.message
         assert "\n" not in raised.value.message
 
@@ -117,7 +170,7 @@ def test_a_declaration_that_does_not_fit_is_not_sent(tmp_path: Path, capsys: pyt
     file = tmp_path / "platform.yaml"
     file.write_text("models: [{name: m, wieghts: {}}]", encoding="utf-8")
     code, err = failed(capsys, "apply", str(file))
-    assert code == 1
+    assert code == 2
     assert "unknown key models[0].wieghts: the nearest valid key is models[0].weights" in err
 
 

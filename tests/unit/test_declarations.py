@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from logos.config import load_declaration
-from logos.declarations import Declaration, PriceDeclared, ProviderDeclared
+from logos.declarations import Declaration, PriceDeclared, ProviderDeclared, SloDeclared
 from logos.documents import parse, parse_yaml
 from logos.domain.errors import InvalidDeclaration
-from logos.domain.nouns import Priority, Privacy
+from logos.domain.nouns import Priority, Privacy, SloTargets
 
 # The document of the interface page, as it stands there.
 INTERFACE = """
@@ -120,6 +120,11 @@ def test_a_server_resolves_no_secret() -> None:
     assert refused(document) == (
         "keys[0].key: env: and file: are resolved by `logos apply` and the config file; send the secret itself"
     )
+
+
+def test_a_deadline_that_is_not_declared_is_the_same_whether_slo_is_there_or_not() -> None:
+    for document in ({}, {"interactive": {}}, {"batch": {}}):
+        assert parse(SloDeclared, document).targets == SloTargets()
 
 
 @pytest.mark.parametrize(

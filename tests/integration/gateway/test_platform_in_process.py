@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -141,6 +142,25 @@ async def test_more_clients_than_places_are_all_served_and_nothing_stays_behind(
     await until(lambda: is_idle(remote))
     assert value(database_url, "SELECT count(*) FROM log_entry WHERE result_status = 'success'") == 64
     assert 1 < gauge.most <= 8
+
+
+async def test_a_request_that_waits_for_a_place_is_on_record_by_then(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    """So that it has a row even if its gateway dies meanwhile."""
+    upstream.answer("m", chat(delay_s=0.5))
+    gateway = remote.gateways[0]
+    async with client_of(remote) as client:
+        asked = asyncio.gather(*(client.post(CHAT, json=hello("m")) for _ in range(12)))
+        await until(lambda: gateway.placement.figures() | {"waiting": 4, "running": 8} == gateway.placement.figures())
+        in_line = gateway.outbox.records - 8
+        assert {answer.status_code for answer in await asked} == {200}
+    assert in_line == 4
+    await until(lambda: is_idle(remote))
+    assert rows(
+        database_url,
+        "SELECT result_status, model_id IS NULL, attempts, count(*) FROM log_entry GROUP BY 1, 2, 3",
+    ) == [("success", False, 1, 12)]
 
 
 async def test_a_client_that_leaves_a_stream_frees_its_place_and_is_charged_what_it_got(
@@ -289,6 +309,24 @@ def one_small_node() -> tuple[Settings, dict[str, Any]]:
     engine = {"gpus": 1, "memory_gib": 16, "residue_gib": 1, "max_parallel": 4}
     models = [{"name": name, "context_length": 4096, "engine": engine} for name in ("one", "other")]
     return settings, {"models": models, "slo": {"interactive": {"ttft_ms": 3000}}}
+
+
+async def test_a_clock_that_is_set_back_makes_no_request_end_before_it_began(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    flow = remote.gateways[0].flow
+    before, after = flow.wall_clock(), flow.wall_clock() - 3600
+    times = itertools.chain([before], itertools.repeat(after))
+    flow.wall_clock = lambda: next(times)
+    upstream.answer("m", streamed())
+    async with client_of(remote) as client:
+        assert (await client.post(CHAT, json=hello("m", stream=True))).status_code == 200
+    await until(lambda: is_idle(remote))
+    assert value(
+        database_url,
+        "SELECT count(*) FROM log_entry JOIN attempts ON log_entry_id = log_entry.id WHERE started_at >= "
+        "timestamp_request AND time_at_first_token > timestamp_forwarding AND timestamp_response > time_at_first_token",
+    )
 
 
 async def test_what_is_refused_before_it_is_accepted_is_counted_by_its_code_and_leaves_no_row(

@@ -13,7 +13,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from logos.domain.errors import DatabaseUnavailable
-from logos.storage.migrate import configuration, engine_of, migrate
+from logos.storage.database import engine_of
+from logos.storage.migrate import configuration, migrate
 from logos.storage.tables import metadata
 from tests.support.postgres import Server, rows, value
 
@@ -55,6 +56,12 @@ def test_two_processes_may_migrate_at_once(postgres_server: Server) -> None:
         assert differences(url) == []
 
 
+def test_a_url_of_several_hosts_is_for_the_one_that_answers(postgres_server: Server) -> None:
+    with postgres_server.fresh_database(template="template0") as url:
+        migrate(url.replace("@127.0.0.1", "@127.0.0.1:1,127.0.0.1", 1))
+        assert differences(url) == []
+
+
 @pytest.mark.parametrize(
     ("password", "told"),
     [("its-password", "permission denied for schema public"), ("another", "password authentication failed")],
@@ -77,6 +84,17 @@ def test_a_user_who_may_not_create_tables_or_log_in_is_told_in_one_line(
         assert said.endswith("check LOGOS_DATABASE_URL, whose user must be able to log in and to create tables")
         assert "\n" not in said
         assert password not in said.replace(told, "")
+
+
+def test_a_database_of_a_newer_version_is_told_in_one_line_and_left_alone(database_url: str) -> None:
+    engine = engine_of(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(DatabaseUnavailable, match="made by a newer version of Logos \\(9999\\)") as raised:
+        migrate(database_url)
+    assert "\n" not in raised.value.message
+    assert value(database_url, "SELECT version_num FROM alembic_version") == "9999"
 
 
 def test_every_table_of_the_interface_is_there(database_url: str) -> None:

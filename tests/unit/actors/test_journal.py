@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,34 @@ def test_the_command_tells_a_difference_in_full(tmp_path: Path, capsys: pytest.C
     assert (told["index"], told["event"]) == (3, repr(EVENTS[3]))
     assert "Tier.WARM" in told["recorded"][0]
     assert "Tier.REMOTE" in told["replayed"][0]
+
+
+@pytest.mark.parametrize("taken", [0, 9, OSError(28, "No space left on device")])
+def test_on_a_disk_that_takes_no_more_a_journal_ends_and_its_start_of_it_replays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int | OSError
+) -> None:
+    writer, write = JournalWriter(tmp_path, OPENING), os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if isinstance(taken, OSError):
+            raise taken
+        return write(descriptor, data[:taken])
+
+    core = begin(OPENING)
+    for event in EVENTS:
+        writer.append(event, core.handle(event))
+        if event is EVENTS[2]:
+            writer.take_pending()
+            monkeypatch.setattr("logos.actors.journal.os.write", full)
+        elif event is EVENTS[3]:
+            assert len(writer.take_pending()) == 1
+    assert not writer.complete
+    assert writer.take_pending() == []
+    monkeypatch.undo()
+    writer.close()
+    _, entries = read_journal(writer.path)
+    assert len(list(entries)) == 3
+    assert replay_file(writer.path) == []
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:

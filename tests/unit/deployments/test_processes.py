@@ -71,6 +71,19 @@ def test_a_process_that_only_has_the_same_pid_is_left_alone(tmp_path: Path, slee
     assert sleeper.poll() is None
 
 
+def test_on_a_full_disk_what_was_started_is_still_known_and_written_down_later(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    record = ProcessRecord(tmp_path)
+    in_the_way = tmp_path / "processes.tmp"
+    in_the_way.mkdir()
+    record.update()
+    in_the_way.rmdir()
+    assert not (tmp_path / "processes.json").exists()
+    record.update()
+    assert str(sleeper.pid) in (tmp_path / "processes.json").read_text()
+
+
 def test_a_broken_record_ends_nobody(tmp_path: Path) -> None:
     (tmp_path / "processes.json").write_text("{not json")
     assert ProcessRecord(tmp_path).end_leftovers() == 0

@@ -6,15 +6,16 @@ import fcntl
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from logos.domain.lifecycle import Outcome, UsageSource
-from logos.domain.records import Charge, Opening
+from logos.domain.records import Charge, Opening, Progress, Record
 from logos.gateway.orphans import Orphan, abandoned
 from logos.gateway.outbox import Outbox
 from tests.support.dying_gateway import die_in
-from tests.support.records import closing_of, opening_of
+from tests.support.records import NOW, closing_of, opening_of
 
 
 def charge_of(opening: Opening, usage: Mapping[str, int]) -> Charge:
@@ -43,6 +44,53 @@ def test_a_killed_gateway_leaves_every_request_and_running_ones_are_closed_as_in
         assert [attempt.outcome for attempt in closing.attempts] == [Outcome.INTERRUPTED]
     orphan.delete()
     assert list(tmp_path.iterdir()) == []
+
+
+NO_PLACE: dict[str, Any] = {"model_id": None, "provider_id": None, "endpoint_id": None}
+
+
+def left_by(box: Outbox, root: Path) -> Record:
+    """The one record of an outbox whose owner is gone."""
+    box.dispose()
+    [orphan] = abandoned(root)
+    [record] = orphan.records(charge_of)
+    orphan.delete()
+    return record
+
+
+def test_a_request_that_waited_for_a_place_when_its_gateway_died_is_on_record_and_free(tmp_path: Path) -> None:
+    box = Outbox(tmp_path, "gateway-1")
+    box.open(opening_of(1, **NO_PLACE))
+    closing = left_by(box, tmp_path).closing
+    assert closing is not None
+    assert closing.outcome is Outcome.INTERRUPTED
+    assert (closing.usage, closing.usage_source, closing.charge) == ({}, UsageSource.NONE, Charge())
+    assert closing.attempts == ()
+
+
+def test_one_that_had_waited_is_charged_where_it_was_served_last(tmp_path: Path) -> None:
+    box = Outbox(tmp_path, "gateway-1")
+    opening = opening_of(1, **NO_PLACE)
+    box.open(opening)
+    box.progress(Progress(opening.request_id, model_id=1, provider_id=2, endpoint_id=3))
+    box.progress(Progress(opening.request_id, 9, NOW + 1))
+    box.progress(Progress(opening.request_id, model_id=4, provider_id=5, endpoint_id=6, engine_id="e"))
+    box.progress(Progress(opening.request_id, 7, NOW + 2))
+    charged: list[Opening] = []
+
+    def noted(opening: Opening, usage: Mapping[str, int]) -> Charge:
+        charged.append(opening)
+        return charge_of(opening, usage)
+
+    box.dispose()
+    [orphan] = abandoned(tmp_path)
+    [record] = orphan.records(noted)
+    orphan.delete()
+    assert record.closing is not None
+    assert record.closing.usage == {"prompt": 12, "completion": 7}
+    assert (charged[0].model_id, charged[0].provider_id) == (4, 5)
+    places = [(each.endpoint_id, each.engine_id) for each in (record.opening, record.closing, *record.closing.attempts)]
+    assert places == [(6, "e")] * 3
 
 
 def test_a_living_gateway_is_left_alone(tmp_path: Path) -> None:

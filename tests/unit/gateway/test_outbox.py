@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -164,6 +165,15 @@ def test_a_torn_last_entry_is_left_out_and_the_rest_is_read(outbox: Outbox, tmp_
     assert left_in(own_directory(tmp_path)) == [whole]
 
 
+def test_an_entry_whose_bytes_have_changed_is_lost_and_not_those_behind_it(outbox: Outbox, tmp_path: Path) -> None:
+    first, _, third = (serve(outbox, number) for number in (1, 2, 3))
+    [segment] = segments_of(own_directory(tmp_path))
+    data = segment.read_bytes()
+    at = data.index(b"req_00000002")
+    segment.write_bytes(data[:at] + b"Req" + data[at + 3 :])
+    assert left_in(own_directory(tmp_path)) == [first, third]
+
+
 @given(st.binary(max_size=200))
 def test_garbage_is_no_entry(garbage: bytes) -> None:
     assert unframe(garbage, 0) is None
@@ -214,6 +224,20 @@ def test_a_full_disk_refuses_new_requests_and_keeps_the_ends_of_old_ones(
     box.acknowledge(ids_of(box.take_batch(10, NOW)))
     assert box.records == 0
     box.dispose()
+
+
+def test_a_request_that_ends_after_its_outbox_writes_into_nobody_elses_file(tmp_path: Path) -> None:
+    box = Outbox(tmp_path / "outboxes", "gateway-1")
+    running = opening_of(1)
+    box.open(running)
+    box.dispose()
+    others = tmp_path / "of-somebody-else"
+    with contextlib.ExitStack() as files:
+        for _ in range(4):  # they get the numbers that have become free
+            files.enter_context(others.open("ab", buffering=0))
+        box.progress(Progress(running.request_id, 3))
+        box.close(closing_of(running))
+    assert others.read_bytes() == b""
 
 
 def test_lag_is_the_age_of_the_oldest_end(outbox: Outbox) -> None:

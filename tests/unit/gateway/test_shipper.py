@@ -24,12 +24,14 @@ class MemoryLedger:
         self.stored: dict[str, list[Record]] = {}
         self.away = False
         self.calls = 0
+        self.batches: list[tuple[Record, ...]] = []
 
     async def append(self, gateway_id: str, records: tuple[Record, ...]) -> frozenset[str]:
         self.calls += 1
         await asyncio.sleep(0)
         if self.away:
             raise ConnectionError("away")
+        self.batches.append(records)
         for record in records:
             self.stored.setdefault(record.opening.request_id, []).append(record)
         return ids_of(records)
@@ -87,6 +89,24 @@ async def test_everything_that_ended_arrives_once(shipper: Shipper, outbox: Outb
     assert len(ledger.stored) == 1200
     assert all(len(each) == 1 for each in ledger.stored.values())
     assert shipper.lag_s == 0.0
+
+
+async def test_large_records_are_handed_over_a_few_at_a_time_and_one_that_is_too_large_by_itself(
+    shipper: Shipper, outbox: Outbox, tmp_path: Path, ledger: MemoryLedger
+) -> None:
+    """Hundreds of them would not be written in the time that one batch has, however often it is tried."""
+    neighbour = Outbox(tmp_path, "gateway-0")
+    mib = {1: 3, 2: 3, 3: 3, 4: 9, 5: 3}
+    for box, first in ((outbox, 0), (neighbour, 10)):
+        for number, size in mib.items():
+            opening = opening_of(first + number, input_payload="x" * size * 2**20)
+            box.open(opening)
+            box.close(closing_of(opening))
+    neighbour.dispose()
+    assert await shipper.flush()
+    await shipper.adopt_orphans()
+    assert [len(each) for each in ledger.batches] == [2, 1, 1, 1] * 2
+    assert set(ledger.stored) == {opening_of(first + number).request_id for first in (0, 10) for number in mib}
 
 
 async def test_while_the_ledger_is_away_nothing_is_dropped_and_it_is_not_hammered(
