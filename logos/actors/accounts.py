@@ -20,6 +20,7 @@ import httpx
 
 from logos.actors.administration import Administration, Performed
 from logos.actors.broadcast import ALIVE_S, Broadcast
+from logos.actors.loops import keep_going
 from logos.actors.quota_desk import QuotaDesk
 from logos.billing.quota import QuotaBook
 from logos.declarations import Declaration, ProviderDeclared, is_model_name
@@ -74,8 +75,8 @@ class Accounts:
 
     async def start(self) -> None:
         """Begins to follow the database. Returns at once: until it was read, watchers get ConnectionError."""
-        self._spawn(self._follow())
-        self._spawn(self._look_after_quota())
+        self._spawn(keep_going(self._follow))
+        self._spawn(keep_going(self._look_after_quota))
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -118,7 +118,7 @@ class JournalWriter:
     """Appends to `directory`/EPOCH.jsonl, unbuffered by more than one event-loop turn, bounded in size.
 
     A full file, or a disk that takes no more, ends the recording of that start (a journal with a hole would not
-    replay), which `complete` tells; only the newest few files are kept.
+    replay), which `complete` tells, and so does `end`; only the newest few files are kept.
     """
 
     def __init__(self, directory: Path, opening: JournalOpening) -> None:
@@ -129,17 +129,27 @@ class JournalWriter:
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._pending: list[Line] = []
         self._size = 0
-        self.complete = True
+        self._has_ended = False  # told so
+        self._takes_more = True  # the file and its disk
         self._write([encode_opening(opening)])
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything of this start is in it, and will be."""
+        return self._takes_more and not self._has_ended
 
     def append(self, event: Event, caused: Sequence[Command]) -> None:
         if self.complete:
             self._pending.append(encode_entry(event, caused))
 
+    def end(self) -> None:
+        """What gathered so far is still written, and nothing that comes later."""
+        self._has_ended = True
+
     def take_pending(self) -> list[Line]:
         """Writes what gathered with one call and returns it, so that the caller may ship it too."""
         taken, self._pending = self._pending, []
-        if taken and self.complete:
+        if taken and self._takes_more:
             self._write([line.encoded for line in taken])
         return taken
 
@@ -151,7 +161,7 @@ class JournalWriter:
             log.warning("the journal of this start ends here, %s cannot be written: %s", self.path, error.strerror)
             written = 0
         self._size += written
-        self.complete = written == len(data) and self._size < FILE_BYTES_MAX
+        self._takes_more = written == len(data) and self._size < FILE_BYTES_MAX
 
     def close(self) -> None:
         self.take_pending()

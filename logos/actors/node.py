@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from logos.actors.loops import keep_going
 from logos.actors.orders import EngineDone, EngineOrder
 from logos.domain.errors import EngineFailed, LogosError
 from logos.domain.lifecycle import EngineState
@@ -140,7 +141,7 @@ class NodeActor:
         for process, state in adoption.adopted:
             await self._adopt(process, state)
         self._write_file()
-        self._heartbeat = asyncio.create_task(self._report_for_ever())
+        self._heartbeat = asyncio.create_task(keep_going(self._report_for_ever))
 
     async def _adopt(self, process: EngineProcess, state: EngineState) -> None:
         """Takes an engine over, and brings to its end what it was in the middle of. What cannot be told is ended."""

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from logos.actors.journal import JournalWriter, encode_opening
 from logos.actors.learning import LearnedKeeper, LearnedStore
+from logos.actors.loops import keep_going
 from logos.actors.orders import EngineCommand, EngineDone, NodePort, Orders
 from logos.domain.catalogue import Catalogue
 from logos.domain.directory import DirectoryUpdate
@@ -148,6 +149,7 @@ class SchedulerActor:
         self._journal_store = journal_store
         self._journal_backlog: deque[JournalEntry] = deque()
         self._journal_sequence = 1
+        self._events_failed = 0
         if journal_store is not None:
             snapshot = encode_opening(opening).decode()
             self._journal_backlog.append(JournalEntry(0, clock(), "snapshot", snapshot, None))
@@ -164,13 +166,13 @@ class SchedulerActor:
     async def start(self) -> None:
         """Begins to watch the catalogue, the gateways and the journal. Call once, on the actor's event loop."""
         for loop in (
-            self._watch_catalogue(),
-            self._watch_liveness(),
-            self._write_journal(),
-            self._keep_learned(),
-            self._push_metrics(),
+            self._watch_catalogue,
+            self._watch_liveness,
+            self._write_journal,
+            self._keep_learned,
+            self._push_metrics,
         ):
-            self._spawn(loop)
+            self._spawn(keep_going(loop))
 
     async def save(self) -> None:
         """What was learned and journalled goes to the ledger now. What cannot be told is lost."""
@@ -283,6 +285,7 @@ class SchedulerActor:
         summary: dict[str, Any] = dict(self._core.summary())
         summary["epoch"] = self.epoch
         summary["catalogue_version"] = self._catalogue.version
+        summary["events_failed"] = self._events_failed
         summary["journal"] = str(self._journal.path) if self._journal else None
         summary["journal_complete"] = self._journal.complete if self._journal else None
         return summary
@@ -293,8 +296,17 @@ class SchedulerActor:
     # ------------------------------------------------------------------ the driver
 
     def _feed(self, event: Event) -> None:
+        """An event that the core cannot take is lost alone: those that follow it in a report are told once. The journal
+        ends before it, for it would not replay."""
         stamped = dataclasses.replace(event, at=self._clock())
-        caused = self._core.handle(stamped)
+        try:
+            caused = self._core.handle(stamped)
+        except Exception:
+            self._events_failed += 1
+            log.exception("the scheduler goes on without a %s that it could not take", type(event).__name__)
+            if self._journal is not None:
+                self._journal.end()
+            return
         if self._journal is not None:
             self._journal.append(stamped, caused)
         for command in caused:

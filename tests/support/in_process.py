@@ -50,6 +50,7 @@ class SchedulerSwitch:
         await self.current.start()
 
     async def close_current(self) -> None:
+        assert (await self.current.state())["events_failed"] == 0, "its core could not take an event: see the log"
         await self.current.close()
 
     def __getattr__(self, method: str) -> Any:

@@ -67,6 +67,18 @@ def written(directory: Path) -> Path:
     return writer.path
 
 
+def test_a_journal_that_was_ended_keeps_what_came_before_and_says_that_it_is_not_all(tmp_path: Path) -> None:
+    writer = JournalWriter(tmp_path, OPENING)
+    core = begin(OPENING)
+    writer.append(EVENTS[0], core.handle(EVENTS[0]))
+    writer.end()
+    writer.append(EVENTS[1], core.handle(EVENTS[1]))
+    writer.close()
+    _, entries = read_journal(writer.path)
+    assert [event for event, _ in entries] == [EVENTS[0]]
+    assert not writer.complete
+
+
 def test_a_journal_replays_to_the_same_commands(tmp_path: Path) -> None:
     assert replay_file(written(tmp_path)) == []
 

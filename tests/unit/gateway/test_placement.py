@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from logos.domain.errors import NoCapacity, QueueTimeout
 from logos.domain.nouns import Endpoint, Model, Place, Privacy, Provider, Tier
 from logos.gateway.placement import LEASE_IDLE_S, REPORT_INTERVAL_S, Placement
 from logos.scheduling.commands import Dispatch
-from logos.scheduling.events import Candidate, Ended, Event, LeaseReported, Request
+from logos.scheduling.events import Candidate, Ended, Event, GatewaySeen, LeaseReported, Request, RequestsArrived
 from logos.scheduling.messages import GatewayReport, SchedulerReply
 from logos.scheduling.settings import SchedulerSettings
 
@@ -126,6 +127,21 @@ async def test_the_first_request_asks_and_earns_a_lease_for_the_next(placement: 
     second = placement.lease_for("r2", BEST)
     assert second is not None
     assert second.place == first.place
+
+
+@dataclasses.dataclass(frozen=True)
+class Unheard:
+    """An event that no core knows."""
+
+    at: float = 0.0
+
+
+async def test_an_event_that_the_core_cannot_take_is_lost_alone(line: Line) -> None:
+    arrived = RequestsArrived(0.0, "g", (request("r1"),))
+    events: tuple[Any, ...] = (GatewaySeen(0.0, "g", (), ()), Unheard(), arrived)
+    reply = await line.report(GatewayReport("g", 0, 1, 0, events))
+    assert isinstance(reply.commands[0], Dispatch)
+    assert (await line.state())["events_failed"] == 1
 
 
 async def test_a_lease_is_never_overfilled_and_what_ends_makes_room(placement: Placement) -> None:
