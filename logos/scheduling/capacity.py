@@ -85,7 +85,7 @@ class Capacity:
             return None
         while True:
             live = endpoint.live
-            if live >= self._wanted(endpoint, live):
+            if live >= replicas_wanted(endpoint):
                 return None
             if live or not endpoint.queue:
                 if not self._bring_if_room(endpoint):
@@ -141,14 +141,6 @@ class Capacity:
         return self._state.settings.load_prior_s if measured is None else measured
 
     # Inside: how many, and where.
-
-    def _wanted(self, endpoint: EndpointState, live: int) -> int:
-        """Replicas: the minimum, one for who waits, one more if more waits than the live ones take at once."""
-        spec, waiting = spec_of(endpoint), len(endpoint.queue)
-        wanted = spec.min_replicas
-        if waiting and waiting > live * endpoint.capacity_per_place:
-            wanted = max(wanted, min(live + 1, max(spec.max_replicas, 1)))
-        return wanted
 
     def _bring_if_room(self, endpoint: EndpointState) -> bool:
         if self._state.now < endpoint.loading.retry_at:
@@ -283,6 +275,15 @@ class Capacity:
 
     def _holder(self, endpoint_id: int, running: int) -> str:
         return f"{self._state.endpoints[endpoint_id].model_name} ({running} running)"
+
+
+def replicas_wanted(endpoint: EndpointState) -> int:
+    """The minimum, one for who waits, one more if more waits than the live ones take at once."""
+    spec, waiting = spec_of(endpoint), len(endpoint.queue)
+    wanted = spec.min_replicas
+    if waiting and waiting > endpoint.live * endpoint.capacity_per_place:
+        wanted = max(wanted, min(endpoint.live + 1, max(spec.max_replicas, 1)))
+    return wanted
 
 
 def _engine_id(engine: Engine) -> str:

@@ -54,7 +54,7 @@ class Placement:
         ticket.slo_ttft_s = slo.first_token_s(request.mode, request.slo_ttft_s, request.slo_total_s)
         choice = self._choose(ticket)
         if isinstance(choice, Refusal):
-            self._refuse(request, choice, 0.0)
+            self._turn_away(request, choice, 0.0)
             return
         endpoint = state.endpoint(choice.endpoint_id)
         hopeless = self._held_back(ticket, endpoint) or self._hopeless(request, choice, endpoint)
@@ -91,7 +91,7 @@ class Placement:
             self._serve(endpoint)
             if endpoint.queue:
                 self._leases.recall(endpoint.places.values())
-        if self._capacity.provide(endpoint) is not None:
+        if self._capacity.provide(endpoint) is not None and not self._scaling.is_awaited(endpoint):
             self._choose_again(endpoint)
         if endpoint.is_pooled:
             self._scaling.attend(endpoint)
@@ -120,11 +120,22 @@ class Placement:
             return self._policy(clear or views, Stake(ticket.slo_ttft_s, state.settings))
         if refusals:
             # What may pass is told rather than what will not.
-            return next((each for each in refusals if each.code == "no_capacity"), refusals[0])
+            refusal = next((each for each in refusals if each.code == "no_capacity"), refusals[0])
+            return self._where_a_node_comes(ticket, request) or refusal
         is_early = not state.has_catalogue or state.now < ticket.arrived_at + state.settings.catalogue_grace_s
         if request.candidates and is_early:
             return Choice(request.candidates[0].endpoint_id)
         return Refusal("no_capacity", "none of its endpoints is known to the scheduler", RETRY_AFTER_MIN_S)
+
+    def _where_a_node_comes(self, ticket: Ticket, request: Request) -> Choice | None:
+        """The first of its endpoints that lacks only a node, if one that is asked for comes before it gives up."""
+        patience_s = ticket.gives_up_at - self._state.now
+        for candidate in request.candidates:
+            endpoint = self._state.endpoints.get(candidate.endpoint_id)
+            node_in_s = None if endpoint is None else self._scaling.node_in_s(endpoint)
+            if node_in_s is not None and node_in_s < patience_s:
+                return Choice(candidate.endpoint_id)
+        return None
 
     def _is_clear(self, ticket: Ticket, endpoint: EndpointState) -> bool:
         """It is healthy, its rate admits the request before it gives up and, if it may not wait, a place is free."""
@@ -141,7 +152,8 @@ class Placement:
             assert ticket.request is not None
             choice = self._choose(ticket)
             if isinstance(choice, Refusal):
-                self._end_refused(ticket, choice)
+                state.end(ticket)
+                self._turn_away(ticket.request, choice, state.now - ticket.arrived_at)
             elif choice.endpoint_id != endpoint.endpoint.id:
                 endpoint.drop(ticket)
                 self._enqueue(ticket, choice)
@@ -234,6 +246,13 @@ class Placement:
         assert ticket.request is not None
         self._state.end(ticket)
         self._refuse(ticket.request, refusal, self._state.now - ticket.arrived_at)
+
+    def _turn_away(self, request: Request, refusal: Refusal, waited_s: float) -> None:
+        """None of its endpoints can be waited at."""
+        node_in_s = self._scaling.turned_away(request)
+        if node_in_s is not None:
+            refusal = refusal._replace(retry_after_s=min(max(node_in_s, RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S))
+        self._refuse(request, refusal, waited_s)
 
     def _refuse(self, request: Request, refusal: Refusal, waited_s: float) -> None:
         code, message, retry_after_s = refusal

@@ -82,8 +82,8 @@ class Scheduler:
         self._engines = Engines(state, transitions, self._capacity)
         self._endpoints = Endpoints(state, self._capacity, self._leases)
         views = Views(state, self._capacity, Delays(state, claims), predicts=settings.policy in PREDICTING)
-        scaling = Scaling(state, transitions)
-        self._placement = Placement(state, policy, views, self._capacity, scaling, self._leases)
+        self._scaling = Scaling(state, transitions)
+        self._placement = Placement(state, policy, views, self._capacity, self._scaling, self._leases)
         self._hedging = Hedging(state, policy, views) if state.hedges.is_open else None
         self._endpoints.apply(catalogue)
         self._reactions = self._table()
@@ -131,14 +131,14 @@ class Scheduler:
             events.RequestFailed: self._failed,
             events.EngineReported: self._engines.reported,
             events.EngineChanged: self._engines.changed,
-            events.NodeSeen: self._engines.node_seen,
+            events.NodeSeen: self._node_seen,
             events.NodeLost: self._engines.node_lost,
             events.LimitObserved: self._limit_observed,
             events.GatewaySeen: self._gateway_seen,
             events.GatewayLost: self._gateway_lost,
             events.LeaseReported: self._leases.reported,
             events.LeaseReturned: self._leases.returned,
-            events.CatalogueChanged: lambda event: self._endpoints.apply(event.catalogue),
+            events.CatalogueChanged: self._catalogue_changed,
             events.Woke: lambda event: self._state.timers.woke(event.at),
         }
 
@@ -153,6 +153,14 @@ class Scheduler:
                 continue
             self._placement.attend(endpoint)
             self._endpoints.forget_if_over(endpoint)
+
+    def _node_seen(self, event: events.NodeSeen) -> None:
+        self._engines.node_seen(event)
+        self._scaling.reconsider()
+
+    def _catalogue_changed(self, event: events.CatalogueChanged) -> None:
+        self._endpoints.apply(event.catalogue)
+        self._scaling.reconsider()
 
     def _reconvened(self) -> None:
         """Whoever was going to has introduced itself: placing begins."""

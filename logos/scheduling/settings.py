@@ -62,9 +62,11 @@ class SchedulerSettings:
     load_cooldown_s: float = 60.0  # after the last try
     sleep_timeout_s: float = 120.0
 
-    # Asking for nodes and giving them back; 0: never.
+    # Asking for nodes and giving them back; 0: never. What fits no node that is there asks for one at once, and waits
+    # for it only where `node_arrival_s` says that somebody adds nodes.
     request_nodes_after_s: float = 15.0
     request_nodes_interval_s: float = 60.0
+    node_arrival_s: float = 0.0  # until a node is there that is asked for; 0: nobody adds any
     release_node_after_s: float = 0.0
 
     # What the policy `slo` weighs, in seconds of lateness of one request.
