@@ -1,9 +1,9 @@
 """When the nodes there are do not suffice, and when one is not needed: notices to whoever adds and takes machines.
 
 Asked for: requests have waited long and no engine that could take them is coming, or no node that is there could ever
-hold one. Once for each endpoint, until it has an engine more, and again when the node should have come. Given back:
-nothing has run on a node for long, nobody waits who could use it, and what is declared can do without it. Each is off
-where the settings say 0. Which engine runs where is decided elsewhere.
+hold one. Once for each endpoint until a node comes, and again when that is long overdue. Given back: nothing has run on
+a node for long, nobody waits who could use it, and what is declared can do without it. Each is off where the settings
+say 0. Which engine runs where is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from logos.domain.lifecycle import EngineState
+from logos.domain.nouns import Node
 from logos.scheduling.capacity import replicas_wanted
 from logos.scheduling.commands import ReleaseNode, RequestNodes
 from logos.scheduling.events import Request
@@ -22,14 +23,14 @@ from logos.scheduling.state import State
 from logos.scheduling.timers import Timer
 from logos.scheduling.transitions import Transitions, spec_of
 
+OVERDUE_FACTOR = 2.0  # a node will not come any more after so many times what one takes
+
 
 @dataclass(slots=True)
 class Asked:
-    """A node was asked for at `at`, when its endpoint had so many live engines. What waits there has chosen with that
-    in view when memory had moved so often."""
+    """A node was asked for at `at`; what waits for it has chosen with that in view when memory had moved so often."""
 
     at: float
-    live: int
     memory_moves: int
 
 
@@ -40,7 +41,7 @@ class Scaling:
         self._state = state
         self._transitions = transitions
         self._asked_at: dict[int, float] = {}  # by endpoint: the last time
-        self._awaited: dict[int, Asked] = {}  # those that have had no more engines since
+        self._awaited: dict[int, Asked] = {}  # of those for which none has come since
         self._timers: dict[int | str, Timer] = {}  # by endpoint, or by node
 
     def attend(self, endpoint: EndpointState) -> None:
@@ -48,13 +49,20 @@ class Scaling:
         asked = self._awaited.get(endpoint.endpoint.id)
         if asked is not None:
             asked.memory_moves = self._state.memory_moves
-            if endpoint.live > asked.live:
-                del self._awaited[endpoint.endpoint.id]
         if endpoint.queue and self._state.settings.request_nodes_after_s > 0 and self._wants_more(endpoint):
             self._ask_if_late(endpoint)
         if self._state.settings.release_node_after_s > 0:
             for node in self._state.pool(endpoint):
                 self._release_if_idle(node)
+
+    def came(self, node: Node) -> None:
+        """One that was not there: who first asked for one like it awaits none any more."""
+        arrived = NodeState(node)
+        for endpoint_id in self._awaited:  # in the order of asking
+            endpoint = self._state.endpoints.get(endpoint_id)
+            if endpoint is not None and endpoint.is_pooled and arrived.could_fit(spec_of(endpoint)):
+                del self._awaited[endpoint_id]
+                return
 
     def reconsider(self) -> None:
         """A node has come, or other models are declared: perhaps one is not needed."""
@@ -109,16 +117,17 @@ class Scaling:
         return not any(node.could_fit(spec_of(endpoint)) for node in self._state.pool(endpoint))
 
     def _may_ask_from(self, endpoint: EndpointState) -> float:
-        """Not while what was asked for should still come, and not too often."""
+        """Not while what was asked for may still come, and not too often."""
         settings, endpoint_id = self._state.settings, endpoint.endpoint.id
         again_at = self._asked_at.get(endpoint_id, float("-inf")) + settings.request_nodes_interval_s
         asked = self._awaited.get(endpoint_id)
-        return again_at if asked is None else max(again_at, asked.at + settings.node_arrival_s)
+        return again_at if asked is None else max(again_at, asked.at + OVERDUE_FACTOR * settings.node_arrival_s)
 
     def _wants_more(self, endpoint: EndpointState) -> bool:
         """It would have more engines if there were room, and none is coming that what waits could wait for."""
-        is_coming = any(engine.is_on_its_way for engine in endpoint.engines.values())
-        return not is_coming and endpoint.live < replicas_wanted(endpoint)
+        if endpoint.live >= replicas_wanted(endpoint):
+            return False
+        return not any(engine.is_on_its_way for engine in endpoint.engines.values())
 
     def _ask_if_late(self, endpoint: EndpointState) -> None:
         state, endpoint_id = self._state, endpoint.endpoint.id
@@ -134,7 +143,8 @@ class Scaling:
     def _ask(self, endpoint: EndpointState, why: str) -> None:
         state, spec, endpoint_id = self._state, spec_of(endpoint), endpoint.endpoint.id
         self._asked_at[endpoint_id] = state.now
-        self._awaited[endpoint_id] = Asked(state.now, endpoint.live, state.memory_moves)
+        self._awaited.pop(endpoint_id, None)
+        self._awaited[endpoint_id] = Asked(state.now, state.memory_moves)
         state.commands.append(RequestNodes(spec.gpus, spec.memory_per_gpu_mib, f"{endpoint.model_name}: {why}"))
 
     # Inside: giving back.

@@ -155,6 +155,8 @@ class Scheduler:
             self._endpoints.forget_if_over(endpoint)
 
     def _node_seen(self, event: events.NodeSeen) -> None:
+        if event.node.id not in self._state.nodes:
+            self._scaling.came(event.node)
         self._engines.node_seen(event)
         self._scaling.reconsider()
 
