@@ -15,15 +15,17 @@ from logos.simulation.kernel import Core, Simulation
 
 @dataclass(frozen=True, slots=True)
 class NodeDies:
-    """The machine is gone with all that ran on it; with `back_after_s` it comes back, its engines cold."""
+    """The machine is gone with all that ran on it; with `back_after_s` it comes back, its engines cold. One that is not
+    there, given back or lost already, cannot be lost."""
 
     at: float
     node_id: str
     back_after_s: float | None = None
 
     def strike(self, simulation: Simulation) -> None:
+        is_there = self.node_id in simulation.nodes
         simulation.lose_node(self.node_id)
-        if self.back_after_s is not None:
+        if is_there and self.back_after_s is not None:
             simulation.agenda.at(self.at + self.back_after_s, simulation.return_node, self.node_id)
 
 

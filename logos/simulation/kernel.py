@@ -27,6 +27,7 @@ from logos.simulation.hedges import Hedges
 from logos.simulation.lengths import output_tokens
 from logos.simulation.nodes import SimEngine, SimNode
 from logos.simulation.remotes import RemoteEndpoint
+from logos.simulation.reserve import Reserve
 from logos.simulation.run import Outcome, Run, SimulationFault, Status
 from logos.simulation.world import World, WorldNode
 
@@ -111,6 +112,7 @@ class Simulation:
         self._just_lost: dict[str, float] = {}  # nodes and engines, and when
         self.remotes = {each: RemoteEndpoint(each, profile) for each, profile in world.remotes.items()}
         self._hedges = Hedges(self.agenda, self._open, self._requests, self._luck, self.tell, self._take_out)
+        self._reserve = Reserve(world, self.agenda, self.lose_node, self.return_node)
         self._perform = self._table()
         for fault in faults:
             self.agenda.at(fault.at, self._strike, fault)
@@ -240,15 +242,12 @@ class Simulation:
             cmd.SleepEngine: self._order,
             cmd.WakeEngine: self._order,
             cmd.StopEngine: self._order,
-            cmd.ReleaseNode: self._release,
-            cmd.RequestNodes: lambda command: None,  # there are no more
+            cmd.ReleaseNode: lambda command: self._reserve.take(command.node_id),
+            cmd.RequestNodes: self._reserve.asked,
             cmd.WakeAt: lambda command: self.agenda.at(command.at, self._wake),
             cmd.GrantLease: self._give_back,
             cmd.RevokeLease: lambda command: None,  # given back when it was granted
         }
-
-    def _release(self, command: cmd.ReleaseNode) -> None:
-        self._without_node(command.node_id)
 
     def _wake(self, _: Any) -> None:
         self._soon.append(ev.Woke(self.agenda.now))
