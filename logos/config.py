@@ -92,6 +92,10 @@ class SchedulerSection(Declared):
     load_timeout_s: Seconds = 600.0
     stop_timeout_s: Seconds = 60.0
     sleep_timeout_s: Seconds = 120.0
+    request_nodes_after_s: SecondsOrZero = 15.0
+    request_nodes_interval_s: Seconds = 60.0
+    node_arrival_s: SecondsOrZero = 0.0
+    release_node_after_s: SecondsOrZero = 0.0
     load_tries_max: Positive = 3
     load_backoff_s: Seconds = 2.0
     load_cooldown_s: Seconds = 60.0
