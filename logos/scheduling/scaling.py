@@ -60,7 +60,9 @@ class Scaling:
         arrived = NodeState(node)
         for endpoint_id in self._awaited:  # in the order of asking
             endpoint = self._state.endpoints.get(endpoint_id)
-            if endpoint is not None and endpoint.is_pooled and arrived.could_fit(spec_of(endpoint)):
+            if endpoint is None or not endpoint.is_pooled or endpoint.endpoint.provider_id != node.provider_id:
+                continue
+            if arrived.could_fit(spec_of(endpoint)):
                 del self._awaited[endpoint_id]
                 return
 
@@ -175,13 +177,13 @@ class Scaling:
 
     def _is_idle(self, engine_id: str) -> bool:
         engine = self._state.engines[engine_id]
-        return not (engine.is_on_its_way or self._is_kept(engine)) and self._transitions.is_drained(engine)
+        return self._transitions.is_drained(engine) and not (engine.is_on_its_way or self._is_kept(engine))
 
     def _is_kept(self, engine: Engine) -> bool:
         """It is pinned, or without its node fewer would serve than shall."""
         owner = self._state.endpoints[engine.endpoint_id]
         spec = owner.endpoint.engine
-        if spec is None:
+        if spec is None or not (spec.pinned or spec.min_replicas > 0):
             return False
         elsewhere = sum(each.is_live and each.node_id != engine.node_id for each in owner.engines.values())
         return spec.pinned or elsewhere < spec.min_replicas
