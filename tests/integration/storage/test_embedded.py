@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,14 @@ from logos.domain.errors import DatabaseUnavailable
 from logos.storage.database import EmbeddedDatabase, open_database
 from logos.storage.embedded import EmbeddedPostgres
 from tests.support.postgres import rows, value
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Not below pytest's own folder: each start of pytest closes that to other users, and as root the server runs as
+    another user."""
+    with tempfile.TemporaryDirectory(prefix="logos-embedded-", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture
