@@ -78,7 +78,8 @@ class Opening:
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a running request has come, which is what a cut-off one is charged by: the tokens of a streamed answer
-    that have been relayed, and where it is served if that is not where it was when it was opened, or last."""
+    that have been relayed, and where it is served if that is not where it was when it was opened, or last. `waits`: its
+    place failed, and it waits for another one."""
 
     request_id: str
     completion_tokens: int = 0
@@ -87,6 +88,7 @@ class Progress:
     provider_id: int | None = None
     endpoint_id: int | None = None
     engine_id: str | None = None
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

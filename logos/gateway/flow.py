@@ -229,7 +229,7 @@ class Flow:
                 prefix_tokens=shared.tokens,
                 may_hedge=may_hedge,
             )
-            self.settlement.open(accepted)
+            self.settlement.wait(accepted)
             try:
                 grant = await self.placement.ask(request)
             finally:

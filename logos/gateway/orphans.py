@@ -67,21 +67,21 @@ def abandoned(root: Path) -> Iterator[Orphan]:
 
 
 def _further(before: Progress | None, now: Progress) -> Progress:
-    """A place is told once, when it is new; from there on tokens alone."""
+    """A place is told once, when it is new; from there on tokens alone, or that it waits for another."""
     if before is None or now.endpoint_id is not None:
         return now
-    return replace(before, completion_tokens=now.completion_tokens, first_token_at=now.first_token_at)
+    return replace(before, completion_tokens=now.completion_tokens, first_token_at=now.first_token_at, waits=now.waits)
 
 
 def interrupted(opening: Opening, progress: Progress | None, last_sign_at: float, charge_of: ChargeOf) -> Record:
-    """The end of a request whose gateway died: charged prompt + tokens relayed, marked as such; nothing if it was still
-    waiting for a place."""
+    """The end of a request whose gateway died: charged prompt + tokens relayed, marked as such; nothing if it waited
+    for a place, the first one or another after one that failed."""
     relayed = 0 if progress is None else progress.completion_tokens
     first_token_at = None if progress is None else progress.first_token_at
     ended_at = max(opening.accepted_at, first_token_at or 0.0, last_sign_at)
     if progress is not None and progress.endpoint_id is not None:
         opening = _moved(opening, progress)
-    if opening.endpoint_id is None:
+    if opening.endpoint_id is None or (progress is not None and progress.waits):
         return Record(opening, _cut_off_in_line(opening, ended_at))
     usage = {"prompt": opening.prompt_tokens, "completion": relayed}
     attempts: tuple[Attempt, ...] = ()

@@ -111,8 +111,16 @@ class Settlement:
         self._book_of = Catalogue()
         self._book = PriceBook(())
 
+    def wait(self, accepted: Accepted) -> None:
+        """Before it waits for a place: the first one, or another after one that failed. Until it is sent there, nothing
+        has been served. Raises NoCapacity if the outbox cannot be written."""
+        self.open(accepted)
+        if accepted.noted is not None:
+            accepted.noted = None
+            self._outbox.progress(Progress(accepted.request_id, waits=True))
+
     def open(self, accepted: Accepted) -> None:
-        """Before it waits, and before the first upstream byte of each place. Raises NoCapacity if the outbox cannot be
+        """Before the first upstream byte of each place. Raises NoCapacity if the outbox cannot be
         written."""
         if accepted.opened:
             if accepted.place != accepted.noted:
@@ -148,8 +156,9 @@ class Settlement:
         if accepted.closed:
             return None
         accepted.closed = True
-        with contextlib.suppress(NoCapacity):  # nothing was sent anywhere, and there is no record
-            self.open(accepted)
+        if not accepted.opened:
+            with contextlib.suppress(NoCapacity):  # nothing was sent anywhere, and there is no record
+                self.open(accepted)
         closing = self._closing(accepted, ending)
         self._outbox.close(closing)
         self._count(accepted, closing)

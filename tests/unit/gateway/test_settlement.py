@@ -12,9 +12,10 @@ from typing import Any, cast
 import pytest
 
 from logos.domain.catalogue import Catalogue
-from logos.domain.lifecycle import Outcome
+from logos.domain.lifecycle import Outcome, UsageSource
 from logos.domain.nouns import Endpoint, Key, LogLevel, Place, Policy, Price, Priority, Privacy, Tier
 from logos.domain.records import Attempt, Charge
+from logos.gateway.orphans import abandoned
 from logos.gateway.outbox import Outbox
 from logos.gateway.parsing import parse
 from logos.gateway.placement import Grant
@@ -137,3 +138,37 @@ def test_a_client_that_leaves_pays_for_a_place_that_served_it_and_not_for_waitin
     closing = settlement.close(accepted, Ending(Outcome.CLIENT_LEFT, 499))
     assert closing is not None
     assert closing.charge.micro_cents == micro_cents
+
+
+@pytest.mark.parametrize("retried", [False, True])
+def test_a_gateway_that_dies_while_a_retry_waits_leaves_a_request_that_is_free_until_it_is_sent_again(
+    tmp_path: Path, retried: bool
+) -> None:
+    outbox = Outbox(tmp_path, "g1")
+    settlement = Settlement("g1", outbox, Instruments(), lambda: 1.0)
+    accepted = accepted_one()
+    settlement.open(accepted)  # under a lease: it did not wait
+    settlement.wait(accepted)  # that place failed
+    if retried:
+        settlement.open(accepted)  # the same place once more
+    outbox.dispose()
+    [orphan] = abandoned(tmp_path)
+    [record] = orphan.records(lambda opening, usage: settlement.charge_interrupted(PLACED, opening, usage))
+    orphan.delete()
+    assert record.closing is not None
+    assert record.closing.outcome is Outcome.INTERRUPTED
+    charged = (record.closing.usage_source, record.closing.charge)
+    assert charged == ((UsageSource.RELAYED, Charge(100, "EUR")) if retried else (UsageSource.NONE, Charge()))
+    assert record.opening.endpoint_id == 1
+
+
+def test_a_request_whose_place_could_not_be_asked_waits_for_another_as_free_as_before(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path, "g1")
+    settlement = Settlement("g1", outbox, Instruments(), lambda: 1.0)
+    settlement.wait(accepted_one())  # it has a place that it was never sent to
+    outbox.dispose()
+    [orphan] = abandoned(tmp_path)
+    [record] = orphan.records(lambda opening, usage: settlement.charge_interrupted(PLACED, opening, usage))
+    orphan.delete()
+    assert record.closing is not None
+    assert record.closing.charge == Charge()
