@@ -6,6 +6,7 @@ to import, because every process of the platform does; the actors' own classes a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,6 +28,8 @@ NAMESPACE = "logos"
 SCHEDULER = "scheduler"
 LEDGER = "ledger"
 ACCOUNTS = "accounts"
+
+log = logging.getLogger(__name__)
 
 _encode_records = msgspec.msgpack.Encoder().encode
 
@@ -158,11 +161,14 @@ class SchedulerForNodes(RemoteActor):
 
 
 async def replica_lives(gateway_id: str) -> bool:
-    """A gateway's id is the name of its replica's actor; Ray forgets the names of dead actors."""
+    """A gateway's id is the name of its replica's actor; Ray forgets the names of dead actors. While Ray cannot say, it
+    lives."""
     try:
         ray.get_actor(gateway_id, namespace="serve")
     except ValueError:
         return False
+    except RayError as error:
+        log.warning("whether gateway %s lives is not known: %s", gateway_id, type(error).__name__)
     return True
 
 
