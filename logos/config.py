@@ -181,6 +181,7 @@ class LedgerSettings(Declared):
 
     batch_records_max: Positive = 2_000
     batch_wait_ms: MillisecondsOrZero = 0.0
+    interrupted_after_s: Seconds = 86_400.0  # a request of a dead gateway that nothing was heard of for so long
 
 
 class RaySettings(Declared):

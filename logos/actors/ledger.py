@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from logos.actors.learning import StoredLearned
+from logos.actors.loops import keep_going
+from logos.actors.sweeper import Sweeper
 from logos.domain.records import Record
 from logos.storage.ledger_writer import JournalEntry, LedgerWriter
 from logos.telemetry.metrics import Aggregate, LedgerFigures
@@ -33,6 +35,7 @@ BACK_OFF_S_MIN = 0.05
 BACK_OFF_S_MAX = 1.0
 METRICS_KEY = "metrics of gateways"
 METRICS_KEPT_INTERVAL_S = 5.0
+INTERRUPTED_AFTER_S = 86_400.0
 
 
 @dataclass(slots=True)
@@ -54,10 +57,13 @@ class Ledger:
         *,
         batch_records_max: int = BATCH_RECORDS_MAX,
         batch_wait_ms: float = 0.0,
+        interrupted_after_s: float = INTERRUPTED_AFTER_S,
+        gateway_lives: Callable[[str], Awaitable[bool]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         restarted: bool = False,
     ) -> None:
-        """`restarted`: an earlier life of this actor kept metrics, which go on."""
+        """`restarted`: an earlier life of this actor kept metrics, which go on. `interrupted_after_s`: a request that
+        was accepted so long ago and has no end is closed if its gateway does not live; without `gateway_lives` none."""
         self._clock = clock
         self._restores_metrics = restarted
         self._metrics_kept_at = clock()
@@ -68,6 +74,8 @@ class Ledger:
         self._writer = LedgerWriter(database_url)
         self._journal_writer = LedgerWriter(database_url)
         self._journal_turn = asyncio.Lock()
+        self._sweeper = Sweeper(database_url, interrupted_after_s, gateway_lives) if gateway_lives is not None else None
+        self._sweeping: asyncio.Task[None] | None = None
         self._waiting: deque[_Append] = deque()
         self._pending_records = 0
         self._writing: asyncio.Task[None] | None = None
@@ -82,6 +90,11 @@ class Ledger:
     async def start(self) -> None:
         """Connect ahead of the first record. A database that is away is no error: it is tried again."""
         await self.ping()
+
+    def begin_sweeping(self) -> None:
+        """Close what dead gateways have left open, now and then. Call once, on the actor's event loop."""
+        if self._sweeper is not None:
+            self._sweeping = asyncio.create_task(keep_going(self._sweeper.sweep_for_ever), name="ledger sweeper")
 
     async def append(self, gateway_id: str, records: tuple[Record, ...]) -> frozenset[str]:
         """Commit these records; the ids that are safe now. Raises ConnectionError when they are not: the database
@@ -195,6 +208,11 @@ class Ledger:
         self._fail_waiting(ConnectionError("the ledger is closing"))
         if self._keeping is not None:
             await asyncio.wait({self._keeping}, timeout=1.0)
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait({self._sweeping})
+        if self._sweeper is not None:
+            await self._sweeper.close()
         await self._writer.close()
         await self._journal_writer.close()
 

@@ -68,13 +68,14 @@ COPY_TO_STAGING = "COPY staging FROM STDIN"
 ADD_USAGE_TYPES = "INSERT INTO token_types (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING"
 
 # Rows and balances are locked in the order of their keys, so that two writers cannot wait for each other in a circle.
-# `taken` has the rows that this statement inserted or closed; a row that is already terminal is not among them.
+# `taken` has the rows that this statement inserted or closed; a row that has its end is not among them. One that was
+# closed without (CLOSE_UNHEARD_OF) has moved no balance and has no attempts, so its own end still counts, once.
 TAKE_OVER = f"""
 WITH taken AS (
     INSERT INTO log_entry ({_NAMES})
     SELECT {_VALUES} FROM staging ORDER BY request_id
     ON CONFLICT (request_id) DO UPDATE SET {_REPLACED}
-        WHERE log_entry.result_status IS NULL AND excluded.result_status IS NOT NULL
+        WHERE log_entry.timestamp_response IS NULL AND excluded.result_status IS NOT NULL
     RETURNING id, request_id, api_key_id, team_id, result_status, cost_micro_cents, cost_currency
 ), ended AS (
     SELECT * FROM taken WHERE result_status IS NOT NULL
@@ -107,6 +108,22 @@ ON CONFLICT (scope, scope_id, currency) DO UPDATE
     SET micro_cents = b.micro_cents + excluded.micro_cents, requests = b.requests + excluded.requests,
         updated_at = now()
 """  # noqa: S608 (made of the column names above)
+
+# Both by the database's clock. Rows that somebody is just closing are passed over.
+_UNHEARD_OF = "result_status IS NULL AND timestamp_request < now() - make_interval(secs => %s)"
+
+GATEWAYS_UNHEARD_OF = f"SELECT DISTINCT coalesce(gateway_id, '') FROM log_entry WHERE {_UNHEARD_OF}"  # noqa: S608
+
+# Free, and without a time of its end: the mark by which TAKE_OVER knows it.
+CLOSE_UNHEARD_OF = f"""
+WITH unheard_of AS (
+    SELECT id FROM log_entry WHERE {_UNHEARD_OF} AND coalesce(gateway_id, '') = %s FOR UPDATE SKIP LOCKED
+)
+UPDATE log_entry SET result_status = 'interrupted', http_status = 0, cost_micro_cents = 0,
+    error_message = 'nothing was heard of this request since its gateway died'
+FROM unheard_of WHERE log_entry.id = unheard_of.id
+RETURNING log_entry.id
+"""  # noqa: S608 (made of the condition above)
 
 WRITE_JOURNAL = """
 INSERT INTO scheduling_journal (epoch, sequence, at, kind, event, commands)

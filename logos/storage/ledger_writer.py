@@ -2,8 +2,8 @@
 
 A batch is copied into a temporary table and taken over from there by one statement, which was the fastest of three
 ways measured at 500 records (benchmarks/bench_ledger.py): about 35 us a record, 8 of them in Python. A row that is
-already terminal is left alone, and only rows that became terminal in this very statement move a balance, so a resend
-changes nothing. No record can block the others: what Postgres refuses is written reduced. Nothing is priced here.
+has its end is left alone, and only rows that were given one in this very statement move a balance, so a resend changes
+nothing. No record can block the others: what Postgres refuses is written reduced. Nothing is priced here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from logos.domain.records import Closing, Opening, Record
 from logos.domain.text import storable, storable_text
 from logos.storage.ledger_sql import (
     ADD_USAGE_TYPES,
+    CLOSE_UNHEARD_OF,
     COPY_TO_STAGING,
+    GATEWAYS_UNHEARD_OF,
     MAKE_STAGING,
     READ_LEARNED,
     STAGING_COLUMNS,
@@ -96,8 +98,21 @@ class LedgerWriter:
     async def read_learned(self) -> tuple[int, str] | None:
         """Version and JSON text of what was kept last; None if nothing ever was."""
         found: list[Row] = []
-        await self._in_transaction(self._fetch, READ_LEARNED, found)
+        await self._in_transaction(self._fetch, READ_LEARNED, (), found)
         return (int(found[0][0]), str(found[0][1])) if found else None
+
+    async def gateways_unheard_of(self, after_s: float) -> list[str]:
+        """Gateways with requests that were accepted so long ago and have no end. Raises ConnectionError."""
+        found: list[Row] = []
+        await self._in_transaction(self._fetch, GATEWAYS_UNHEARD_OF, (after_s,), found)
+        return [str(gateway_id) for (gateway_id,) in found]
+
+    async def close_unheard_of(self, gateway_id: str, after_s: float) -> int:
+        """Close such requests of a dead gateway as interrupted, and free; how many. The real end of one, if it ever
+        comes, replaces this one and is charged. Raises ConnectionError."""
+        closed: list[Row] = []
+        await self._in_transaction(self._fetch, CLOSE_UNHEARD_OF, (after_s, gateway_id), closed)
+        return len(closed)
 
     async def keep(self, key: str, value: str) -> None:
         """One fact of the installation, in the place of what was kept under this key. Raises ConnectionError."""
@@ -159,8 +174,10 @@ class LedgerWriter:
     ) -> None:
         await connection.execute(statement, parameters)
 
-    async def _fetch(self, connection: psycopg.AsyncConnection[Row], statement: Any, into: list[Row]) -> None:
-        into += await (await connection.execute(statement)).fetchall()
+    async def _fetch(
+        self, connection: psycopg.AsyncConnection[Row], statement: Any, parameters: Sequence[Any], into: list[Row]
+    ) -> None:
+        into += await (await connection.execute(statement, parameters)).fetchall()
 
     async def _write_or_bisect(self, connection: psycopg.AsyncConnection[Row], rows: list[Row]) -> None:
         """One transaction; if Postgres refuses the data, halves, down to the row that is to blame."""

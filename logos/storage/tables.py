@@ -269,7 +269,8 @@ settings = Table(
 )
 
 # The log. One row per accepted request; `result_status` NULL: still running. Payloads are text, as they were sent:
-# they need not be JSON, and a cast (input_payload::jsonb) is there for the ones that are.
+# they need not be JSON, and a cast (input_payload::jsonb) is there for the ones that are. With a status and without
+# `timestamp_response` it was closed because nothing was heard of it; its own end replaces that, if it ever comes.
 
 log_entry = Table(
     "log_entry",
