@@ -115,6 +115,9 @@ class LedgerRemote(RemoteActor):
     async def learned(self) -> StoredLearned | None:
         return cast("StoredLearned | None", await self.call("learned"))
 
+    async def last_epoch(self) -> int:
+        return cast(int, await self.call("last_epoch"))
+
     async def push_metrics(self, gateway_id: str, snapshot: bytes) -> None:
         await self.call("push_metrics", gateway_id, snapshot)
 

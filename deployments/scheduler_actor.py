@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from deployments.remotes import AccountsRemote, LedgerRemote, NodeRemote, is_restarted, replica_lives
-from logos.actors.learning import read_back
+from logos.actors.journal import last_epoch_in
+from logos.actors.learning import last_epoch, read_back
 from logos.actors.scheduler import SchedulerActor, collect_garbage_rarely
 from logos.scheduling.settings import SchedulerSettings
 from logos.telemetry.logs import configure
@@ -14,10 +16,11 @@ from logos.telemetry.logs import configure
 class SchedulerOnRay(SchedulerActor):
     """The scheduler actor; a restarted one waits for gateways and nodes to re-report before it places anything."""
 
-    async def __init__(self, settings: SchedulerSettings, journal_directory: Path) -> None:  # type: ignore[misc]  # Ray awaits it
+    async def __init__(self, settings: SchedulerSettings, journal_directory: Path | None) -> None:  # type: ignore[misc]  # Ray awaits it
         configure()
         collect_garbage_rarely()
         ledger = LedgerRemote()
+        learned, epoch = await asyncio.gather(read_back(ledger), last_epoch(ledger))
         super().__init__(
             settings,
             AccountsRemote(),
@@ -26,7 +29,8 @@ class SchedulerOnRay(SchedulerActor):
             journal_store=ledger,
             learned_store=ledger,
             metrics=ledger,
-            learned=await read_back(ledger),
+            learned=learned,
+            last_epoch=max(epoch, last_epoch_in(journal_directory) if journal_directory is not None else 0),
             gateway_lives=replica_lives,
             restarted=is_restarted(),
         )

@@ -114,6 +114,11 @@ def replay_file(path: Path) -> list[Difference]:
     return replay(opening, entries)
 
 
+def last_epoch_in(directory: Path) -> int:
+    """The highest of the journals there; 0 if there are none."""
+    return max((int(path.stem) for path in directory.glob("*.jsonl") if path.stem.isdecimal()), default=0)
+
+
 class JournalWriter:
     """Appends to `directory`/EPOCH.jsonl, unbuffered by more than one event-loop turn, bounded in size.
 

@@ -38,6 +38,8 @@ class LearnedStore(Protocol):
 
     async def learned(self) -> StoredLearned | None: ...
 
+    async def last_epoch(self) -> int: ...
+
 
 def encode_learned(learned: Learned) -> StoredLearned:
     return StoredLearned(LEARNED_VERSION, _encode(learned).decode())
@@ -64,6 +66,16 @@ async def read_back(store: LearnedStore) -> Learned | None:
         log.warning("what was learned cannot be asked for: %s", error)
         return None
     return None if stored is None else decode_learned(stored)
+
+
+async def last_epoch(store: LearnedStore) -> int:
+    """The highest of an earlier start; 0 if there was none, or none that can be had soon."""
+    try:
+        async with asyncio.timeout(READ_WAIT_S):
+            return await store.last_epoch()
+    except (ConnectionError, TimeoutError) as error:
+        log.warning("the last epoch cannot be asked for: %s", error)
+        return 0
 
 
 class LearnedKeeper:

@@ -126,6 +126,10 @@ class Ledger:
         found = await self._for_the_scheduler(lambda writer: writer.read_learned())
         return None if found is None else StoredLearned(*found)
 
+    async def last_epoch(self) -> int:
+        """The highest epoch that anything is kept of; 0 if nothing is. Raises ConnectionError."""
+        return await self._for_the_scheduler(lambda writer: writer.last_epoch())
+
     async def _for_the_scheduler(self, work: Callable[[LedgerWriter], Awaitable[T]]) -> T:
         self._refuse_if_away("the scheduler's records")
         try:

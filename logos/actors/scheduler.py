@@ -132,12 +132,13 @@ class SchedulerActor:
         learned_store: LearnedStore | None = None,
         metrics: MetricsPort | None = None,
         learned: Learned | None = None,
+        last_epoch: int = 0,
         restarted: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`restarted`: an earlier life of this actor placed things, so `settings.reconvene_s` holds. `learned` is what
-        that life knew."""
-        self.epoch = time.time_ns() // 1_000_000
+        that life knew, `last_epoch` its epoch: the next one is higher even if the machine's clock was set back."""
+        self.epoch = max(time.time_ns() // 1_000_000, last_epoch + 1)
         self._clock = clock
         settings = settings if restarted else dataclasses.replace(settings, reconvene_s=0.0)
         self._accounts = accounts

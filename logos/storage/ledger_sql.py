@@ -139,4 +139,8 @@ ON CONFLICT (id) DO UPDATE
     WHERE kept.epoch <= excluded.epoch
 """
 
+LAST_EPOCH = """
+SELECT greatest((SELECT max(epoch) FROM scheduler_learned), (SELECT max(epoch) FROM scheduling_journal))
+"""
+
 READ_LEARNED = "SELECT version, learned::text FROM scheduler_learned WHERE id = 1"

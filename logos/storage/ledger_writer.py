@@ -24,6 +24,7 @@ from logos.storage.ledger_sql import (
     CLOSE_UNHEARD_OF,
     COPY_TO_STAGING,
     GATEWAYS_UNHEARD_OF,
+    LAST_EPOCH,
     MAKE_STAGING,
     READ_LEARNED,
     STAGING_COLUMNS,
@@ -100,6 +101,12 @@ class LedgerWriter:
         found: list[Row] = []
         await self._in_transaction(self._fetch, READ_LEARNED, (), found)
         return (int(found[0][0]), str(found[0][1])) if found else None
+
+    async def last_epoch(self) -> int:
+        """The highest of any start of the scheduler that wrote something; 0 if none ever did."""
+        found: list[Row] = []
+        await self._in_transaction(self._fetch, LAST_EPOCH, (), found)
+        return int(found[0][0] or 0)
 
     async def gateways_unheard_of(self, after_s: float) -> list[str]:
         """Gateways with requests that were accepted so long ago and have no end. Raises ConnectionError."""

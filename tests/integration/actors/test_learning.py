@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from logos.actors.journal import decode_opening, encode_opening
+from logos.actors.journal import decode_opening, encode_opening, last_epoch_in
 from logos.actors.learning import (
     LEARNED_VERSION,
     LearnedKeeper,
     StoredLearned,
     decode_learned,
     encode_learned,
+    last_epoch,
     read_back,
 )
 from logos.actors.ledger import Ledger
+from logos.actors.scheduler import SchedulerActor
 from logos.domain.catalogue import Catalogue
 from logos.prediction.service import Transition
 from logos.scheduling.events import FirstToken
@@ -23,6 +27,7 @@ from logos.scheduling.learned import Learned
 from logos.scheduling.replay import JournalOpening
 from logos.scheduling.scheduler import Scheduler
 from logos.scheduling.settings import SchedulerSettings
+from logos.storage.ledger_writer import JournalEntry
 from tests.scenarios.world import World, pooled, remote, request
 
 
@@ -86,6 +91,46 @@ async def test_it_is_kept_in_postgres_and_a_start_that_is_over_does_not_overwrit
         await ledger.close()
 
 
+def starting(last_epoch: int, directory: Path | None = None) -> SchedulerActor:
+    """A scheduler that is made, and not begun: it asks nobody for anything."""
+    return SchedulerActor(
+        SchedulerSettings(), cast(Any, None), cast(Any, None), journal_directory=directory, last_epoch=last_epoch
+    )
+
+
+async def test_a_scheduler_that_starts_after_the_clock_was_set_back_keeps_what_it_learns(database_url: str) -> None:
+    ledger, ahead = Ledger(database_url), starting(0).epoch + 3_600_000
+    try:
+        assert await last_epoch(ledger) == 0
+        await LearnedKeeper(ledger, ahead).keep(Learned())
+        await ledger.append_journal(ahead - 1, [JournalEntry(0, 0.0, "snapshot", "{}", None)])
+        assert await last_epoch(ledger) == ahead
+        await ledger.append_journal(ahead + 1, [JournalEntry(0, 0.0, "snapshot", "{}", None)])
+        again = starting(await last_epoch(ledger))
+        assert again.epoch == ahead + 2
+        new = learned()
+        await LearnedKeeper(ledger, again.epoch).keep(new)
+        assert await read_back(ledger) == new
+    finally:
+        await ledger.close()
+
+
+async def test_without_a_database_the_journals_say_which_epoch_was_the_last(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = Ledger("postgresql://nobody@127.0.0.1:1/nothing")
+    try:
+        assert await last_epoch(ledger) == 0
+    finally:
+        await ledger.close()
+    assert "cannot be asked for" in caplog.text
+    assert last_epoch_in(tmp_path / "none") == 0
+    ahead = starting(10**15, tmp_path)
+    await ahead.close()
+    (tmp_path / "notes.jsonl").touch()
+    assert last_epoch_in(tmp_path) == ahead.epoch == 10**15 + 1
+
+
 async def test_a_scheduler_starts_without_it_while_the_database_is_away(caplog: pytest.LogCaptureFixture) -> None:
     ledger = Ledger("postgresql://nobody@127.0.0.1:1/nothing")
     try:
@@ -104,6 +149,9 @@ async def test_what_did_not_change_is_not_written_again() -> None:
 
         async def learned(self) -> StoredLearned | None:
             return None
+
+        async def last_epoch(self) -> int:
+            return 0
 
     store, keeper = Store(), None
     keeper = LearnedKeeper(store, 1)
