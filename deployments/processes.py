@@ -1,12 +1,13 @@
-"""Which processes belong to this installation: recorded by pid and start time while it runs, ended by them later.
+"""Which processes belong to this installation: recorded by pid and start while it runs, ended by them later.
 
 `logos up` writes the record every second; after a `kill -9` of it, the next start ends what is left. A process is only
-ever ended if both its pid and its start time match the record, never by its name.
+ever ended if both its pid and its start match the record, never by its name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import itertools
 import json
@@ -15,43 +16,28 @@ import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 
 from logos.domain.errors import Conflict
-
-Identity = tuple[int, float]  # pid, start time in Unix seconds
-START_TIME_TOLERANCE_S = 0.02
+from logos.engines.identity import ProcessIdentity
 
 
-def identity(process: psutil.Process) -> Identity:
-    return process.pid, process.create_time()
-
-
-def descendants_of(pid: int) -> set[Identity]:
+def descendants_of(pid: int) -> set[ProcessIdentity]:
     """Every living process below `pid`."""
-    found: set[Identity] = set()
     with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                found.add(identity(child))
-    return found
+        children = psutil.Process(pid).children(recursive=True)
+        return {found for child in children if (found := ProcessIdentity.of(child.pid)) is not None}
+    return set()
 
 
-def living(identities: Iterable[Identity]) -> list[psutil.Process]:
+def living(identities: Iterable[ProcessIdentity]) -> list[psutil.Process]:
     """The processes among `identities` that still are what they were."""
-    found = []
-    for pid, started in identities:
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            same = abs(process.create_time() - started) < START_TIME_TOLERANCE_S
-            if same and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+    return [process for each in identities if (process := each.find()) is not None]
 
 
-def end(identities: Iterable[Identity], grace_s: float) -> int:
+def end(identities: Iterable[ProcessIdentity], grace_s: float) -> int:
     """SIGTERM, then SIGKILL for what is left after `grace_s` seconds. Returns how many were found alive."""
     processes = living(identities)
     for process in processes:
@@ -73,7 +59,7 @@ class ProcessRecord:
         self._path = run_dir / "processes.json"
         self._lock_path = run_dir / "lock"
         self._lock: IO[str] | None = None
-        self._known: set[Identity] = set()
+        self._known: set[ProcessIdentity] = set()
         self._is_written = True
 
     def acquire(self) -> None:
@@ -102,7 +88,7 @@ class ProcessRecord:
         """Ends what an earlier run left behind, and what that has started since it was recorded last. Returns how many
         processes that were."""
         try:
-            recorded = [(int(pid), float(started)) for pid, started in json.loads(self._path.read_text())]
+            recorded = [_identity_of(*written) for written in json.loads(self._path.read_text())]
         except (OSError, ValueError, TypeError):
             return 0
         younger = (descendants_of(process.pid) for process in living(recorded))
@@ -120,7 +106,7 @@ class ProcessRecord:
         if not self._is_written:
             with contextlib.suppress(OSError):  # the next time, then
                 temporary = self._path.with_suffix(".tmp")
-                temporary.write_text(json.dumps(sorted(self._known)))
+                temporary.write_text(json.dumps(sorted(dataclasses.astuple(each) for each in self._known)))
                 temporary.replace(self._path)
                 self._is_written = True
 
@@ -137,3 +123,8 @@ class ProcessRecord:
         self._known = set()
         self._path.unlink(missing_ok=True)
         return names
+
+
+def _identity_of(pid: Any, started_at_s: Any, since_boot: Any = "") -> ProcessIdentity:
+    """As it is in the file; earlier versions wrote the start by the clock alone. Raises ValueError or TypeError."""
+    return ProcessIdentity(int(pid), float(started_at_s), str(since_boot))

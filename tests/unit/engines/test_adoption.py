@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 
 from logos.domain.errors import EngineFailed
@@ -130,12 +131,40 @@ async def test_a_process_that_has_the_pid_of_a_lost_engine_is_not_touched(
     path = tmp_path / "engines.json"
     child, port = listening
     record = record_for(child, port)
-    stranger = ProcessIdentity(child.pid, record.identity.started_at_s - 100)
-    write_records(path, [replace(record, identity=stranger)])
-    adoption = await adopt(path, session, grace_s=0.1)
-    assert adoption.lost == ("e1",)
-    assert child.poll() is None
-    assert read_records(path) == []
+    boot, ticks = record.identity.since_boot.split()
+    by_the_clock = psutil.Process(child.pid).create_time()
+    for stranger in (
+        ProcessIdentity(child.pid, since_boot=f"{boot} {int(ticks) - 1}"),
+        ProcessIdentity(child.pid, by_the_clock - 100),
+    ):
+        write_records(path, [replace(record, identity=stranger)])
+        adoption = await adopt(path, session, grace_s=0.1)
+        assert adoption.lost == ("e1",)
+        assert child.poll() is None
+        assert read_records(path) == []
+
+
+async def test_an_engine_is_adopted_though_the_clock_was_set_since(
+    tmp_path: Path,
+    listening: tuple[subprocess.Popen[str], int],
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "engines.json"
+    write_records(path, [record_for(*listening)])
+    booted_at = psutil.boot_time()  # the kernel counts it back from the clock
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted_at + 3600)
+    assert len((await adopt(path, session)).adopted) == 1
+
+
+async def test_an_engine_that_an_earlier_version_recorded_is_known_by_the_clock(
+    tmp_path: Path, listening: tuple[subprocess.Popen[str], int], session: aiohttp.ClientSession
+) -> None:
+    path = tmp_path / "engines.json"
+    child, port = listening
+    by_the_clock = ProcessIdentity(child.pid, psutil.Process(child.pid).create_time())
+    write_records(path, [replace(record_for(child, port), identity=by_the_clock)])
+    assert len((await adopt(path, session)).adopted) == 1
 
 
 async def test_what_a_dead_engine_left_behind_is_ended_if_it_carries_its_mark(
