@@ -15,6 +15,8 @@ import pytest
 
 from logos.actors.journal import read_journal, replay_file
 from logos.config import Settings
+from logos.domain.records import Progress
+from logos.gateway.outbox_files import entries_of, segments_of
 from logos.scheduling.events import FirstToken, LeaseReported, RequestFinished, RequestsArrived
 from logos.scheduling.settings import SchedulerSettings
 from tests.support.in_process import InProcessPlatform, in_process_platform
@@ -233,6 +235,24 @@ async def test_an_endpoint_that_cannot_be_called_is_blamed_and_another_one_serve
     await until(lambda: is_idle(remote))
     found = rows(database_url, "SELECT outcome FROM attempts ORDER BY log_entry_id, number")
     assert {outcome for (outcome,) in found} == {"upstream_error", "success"}
+
+
+async def test_a_request_that_waits_for_another_place_after_one_that_failed_is_noted_as_waiting(
+    remote: InProcessPlatform, upstream: ScriptedUpstream
+) -> None:
+    nowhere = {"name": "nowhere", "base_url": "http://h.example:99999/v1", "privacy": "LOCAL"}
+    places = [{"provider": "nowhere", "max_parallel": 1}, {"provider": "far", "max_parallel": 1}]
+    await remote.apply({"providers": [nowhere], "models": [{"name": "two", "endpoints": places}]})
+    upstream.answer("two", chat(delay_s=0.5))
+    outbox = remote.gateways[0].outbox
+    async with client_of(remote) as client:
+        answers = await asyncio.gather(*(client.post(CHAT, json=hello("two")) for _ in range(2)))
+    assert {answer.status_code for answer in answers} == {200}
+    noted: dict[str, list[bool]] = {}
+    for entry in itertools.chain.from_iterable(map(entries_of, segments_of(outbox._directory))):
+        if isinstance(entry, Progress):
+            noted.setdefault(entry.request_id, []).append(entry.waits)
+    assert [False, True, False] in noted.values()  # sent, waiting, sent again
 
 
 async def test_a_full_disk_refuses_requests_and_holds_nothing_of_their_keys_limits(
