@@ -318,12 +318,7 @@ class Flow:
         return winner, answer
 
     async def _relay(
-        self,
-        accepted: Accepted,
-        admitted: Admitted,
-        answer: WholeAnswer | StreamAnswer,
-        tried: Try,
-        send: Send,
+        self, accepted: Accepted, admitted: Admitted, answer: WholeAnswer | StreamAnswer, tried: Try, send: Send
     ) -> RelayResult:
         headers = self._headers(accepted, admitted, answer, tried)
         if isinstance(answer, WholeAnswer):
@@ -342,6 +337,8 @@ class Flow:
     # ------------------------------------------------------------------ pieces
 
     def _target(self, accepted: Accepted, endpoint: Endpoint, grant: Grant) -> Target:
+        if not self._is_private_enough(accepted, endpoint):
+            raise NoCapacity("The place is not private enough any more: send the request again.", retry_after_s=1.0)
         path = accepted.route.removeprefix("/openai").removeprefix("/v1")
         if grant.place.engine_id is not None:
             if grant.address is None:
@@ -352,6 +349,11 @@ class Flow:
             raise DirectoryStale
         is_azure = accepted.catalogue.provider[endpoint.provider_id].kind == "azure"
         return self.targets.remote(access, path, endpoint.upstream_model if is_azure else None)
+
+    def _is_private_enough(self, accepted: Accepted, endpoint: Endpoint) -> bool:
+        """By the catalogue of now: it may have changed while the request waited for the place."""
+        known = self.directory.catalogue.endpoint.get(endpoint.id)
+        return known is None or known.privacy <= accepted.resolved.policy.privacy
 
     def _terms(self, accepted: Accepted, endpoint: Endpoint) -> Terms:
         tariff = self.settlement.tariff_of(accepted, endpoint)
@@ -367,11 +369,7 @@ class Flow:
         )
 
     def _headers(
-        self,
-        accepted: Accepted,
-        admitted: Admitted,
-        answer: WholeAnswer | StreamAnswer,
-        tried: Try,
+        self, accepted: Accepted, admitted: Admitted, answer: WholeAnswer | StreamAnswer, tried: Try
     ) -> HeaderList:
         catalogue, endpoint, grant = accepted.catalogue, tried.endpoint, tried.grant
         served_by = ServedBy(

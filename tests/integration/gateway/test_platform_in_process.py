@@ -215,6 +215,30 @@ async def test_an_upstream_that_fails_is_answered_for_and_recorded_once(
     ]
 
 
+async def test_a_request_that_waits_does_not_go_where_it_has_become_less_private_meanwhile(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
+) -> None:
+    far = {"name": "far", "kind": "openai", "base_url": upstream.base_url}
+    model = {"name": "m", "endpoints": [{"provider": "far", "max_parallel": 1}]}
+    await remote.apply({"models": [model], "policies": [{"name": "at-home", "privacy": "LOCAL"}]})
+    upstream.answer("m", chat(delay_s=0.5))
+    gateway = remote.gateways[0]
+    async with client_of(remote) as client:
+        at_home = {"x-logos-policy": "at-home"}
+        asked = [asyncio.create_task(client.post(CHAT, json=hello("m"), headers=at_home)) for _ in range(2)]
+        await until(lambda: gateway.placement.figures()["waiting"] == 1)
+        known = gateway.directory.version
+        await remote.apply({"providers": [{**far, "privacy": "CLOUD_NOT_IN_EU_BY_US_PROVIDER"}]})
+        await until(lambda: gateway.directory.version > known)
+        assert sorted([(await answer).status_code for answer in asked]) == [200, 503]
+        assert (await client.post(CHAT, json=hello("m"), headers=at_home)).status_code == 403
+        assert (await client.post(CHAT, json=hello("m"))).status_code == 200
+    assert len(upstream.of("m")) == 2
+    await until(lambda: is_idle(remote))
+    found = rows(database_url, "SELECT result_status FROM log_entry ORDER BY result_status")
+    assert found == [("no_capacity",), ("success",), ("success",)]
+
+
 async def test_an_endpoint_that_cannot_be_called_is_blamed_and_another_one_serves(
     remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
 ) -> None:
