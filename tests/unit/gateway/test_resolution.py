@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from logos.classification.meaning import Meaning
 from logos.domain.catalogue import Catalogue
-from logos.domain.errors import BadRequest, EmbeddingUnavailable
-from logos.domain.nouns import Endpoint, Key, Model, Privacy, Provider, Weights
+from logos.domain.errors import BadRequest, EmbeddingUnavailable, PrivacyForbids
+from logos.domain.nouns import Endpoint, Key, Model, Policy, Privacy, Provider, Weights
 from logos.gateway.parsing import parse
 from logos.gateway.resolution import CLASSIFIER_REST_S, Resolution, Resolved
 
@@ -148,3 +149,27 @@ async def test_a_policy_string_that_is_wrong_shows_the_place() -> None:
     assert name[caret.index("^") :] == "qualty=20"
     assert "did you mean quality?" in message
     assert caught.value.param == "model"
+
+
+def catalogue_of(privacy: Privacy, version: int) -> Catalogue:
+    """One model at one place, and a policy for each level."""
+    policies = (Policy(1, "at-home", Privacy.LOCAL), Policy(2, "anywhere", Privacy.CLOUD_NOT_IN_EU_BY_US_PROVIDER))
+    return replace(CATALOGUE, version=version, endpoints=(Endpoint(10, 1, 1, privacy, "m"),), policies=policies)
+
+
+async def test_what_one_policy_permits_is_not_remembered_for_another_or_for_another_catalogue() -> None:
+    resolution = Resolution(None)
+    far, near = (
+        catalogue_of(each, at) for at, each in enumerate((Privacy.CLOUD_NOT_IN_EU_BY_US_PROVIDER, Privacy.LOCAL))
+    )
+    body = json.dumps({"model": "a", "messages": [{"role": "user", "content": "Hello"}]}).encode()
+
+    async def endpoints(catalogue: Catalogue, policy: bytes) -> list[int]:
+        return order(await resolution.resolve(catalogue, KEY, parse("chat", body, {b"x-logos-policy": policy})))
+
+    assert await endpoints(far, b"anywhere") == [10]
+    with pytest.raises(PrivacyForbids):
+        await endpoints(far, b"at-home")
+    assert await endpoints(near, b"at-home") == [10]
+    with pytest.raises(PrivacyForbids):
+        await endpoints(far, b"at-home")

@@ -172,3 +172,14 @@ def test_a_request_whose_place_could_not_be_asked_waits_for_another_as_free_as_b
     orphan.delete()
     assert record.closing is not None
     assert record.closing.charge == Charge()
+
+
+def test_a_request_ends_once_and_what_comes_later_changes_nothing(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path, "g1")
+    settlement = Settlement("g1", outbox, Instruments(), lambda: 1.0)
+    accepted = accepted_of(question("x"))
+    assert settlement.close(accepted, Ending(Outcome.CLIENT_LEFT, 499)) is not None
+    assert settlement.close(accepted, Ending(Outcome.SUCCESS, 200)) is None
+    [record] = outbox.take_batch(10, NOW)
+    assert record.closing is not None
+    assert record.closing.outcome is Outcome.CLIENT_LEFT
