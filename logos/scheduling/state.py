@@ -203,7 +203,8 @@ class State:
     # Leases.
 
     def drop_lease(self, lease: Lease) -> None:
-        """Nothing is left of it. What ran in it and has not ended keeps its place."""
+        """Nothing is left of it, and nothing runs under it any more."""
+        assert not lease.running, lease
         del self.leases[lease.lease_id]
         del self.gateways[lease.gateway_id].leases[lease.lease_id]
         endpoint = self.endpoints[lease.place.endpoint_id]
@@ -211,9 +212,6 @@ class State:
         del place.leases[lease.lease_id]
         endpoint.grown(place)
         self.timers.cancel(lease.timer)
-        for ticket in lease.running.values():
-            ticket.lease_id = None
-        lease.running.clear()
         self.leases_over[lease.lease_id] = lease
         if len(self.leases_over) > LEASES_OVER_MAX:
             self.leases_over.popitem(last=False)

@@ -29,7 +29,7 @@ class Transitions:
         self._leases = leases
         self._engines_made = 0
 
-    def load(self, endpoint: EndpointState, fit: Fit) -> Engine:
+    def load(self, endpoint: EndpointState, fit: Fit) -> None:
         """Starts a new engine on these GPUs."""
         state, spec = self._state, spec_of(endpoint)
         engine = Engine(
@@ -49,7 +49,6 @@ class Transitions:
         state.commands.append(
             LoadEngine(engine.engine_id, engine.endpoint_id, fit.node_id, fit.gpu_indices, memory_mib)
         )
-        return engine
 
     def wake(self, engine: Engine) -> None:
         """Wakes a sleeping engine, whose memory must be free."""
@@ -123,7 +122,6 @@ class Transitions:
         """The engine serves from now on."""
         endpoint = self._state.endpoints[engine.endpoint_id]
         place = self._state.place(Place(engine.endpoint_id, engine.engine_id))
-        place.capacity = endpoint.capacity_per_place
         endpoint.open(place)
         place.idle_since = self._state.now
         self._state.touch(engine.endpoint_id)

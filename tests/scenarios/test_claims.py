@@ -245,3 +245,17 @@ def contested(policy: str) -> World:
     it.arrive(*(patient(f"a{each}", 2) for each in range(3)))
     assert it.states()[ONE] == "draining"
     return it
+
+
+def test_a_victim_that_drains_does_not_serve_again_because_its_node_says_that_it_is_awake() -> None:
+    it = Prompt(pooled(1), pooled(2), policy="fcfs")
+    it.node_seen(node("n", 16), seen(1, EngineState.AWAKE))
+    it.now += 100.0
+    it.arrive(patient("x", 1), patient("y", 2))
+    assert it.states() == {ONE: "draining"}
+    drains_since = it.scheduler._state.engines[ONE].since
+    it.now += 3.0
+    assert it.awake(ONE) == []
+    assert it.states() == {ONE: "draining"}
+    assert it.scheduler._state.engines[ONE].since == drains_since
+    assert dispatched(it.arrives(patient("z", 1))) == []

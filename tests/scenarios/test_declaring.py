@@ -6,9 +6,22 @@ import pytest
 
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place
-from logos.scheduling.events import EngineSeen
+from logos.prediction.pace import Situation
+from logos.scheduling.events import EngineSeen, FirstToken
 from tests.scenarios.contested import Prompt, patient
-from tests.scenarios.world import World, dispatched, dispatches, node, pooled, remote, sleeps, stops
+from tests.scenarios.world import (
+    World,
+    dispatched,
+    dispatches,
+    grants,
+    node,
+    pooled,
+    remote,
+    request,
+    revokes,
+    sleeps,
+    stops,
+)
 
 POLICIES = ["fcfs", "utilization", "ettft", "slo"]
 ENGINE = "n/m1/1"
@@ -70,3 +83,48 @@ def test_it_is_not_stopped_before_gateways_have_said_what_runs_there() -> None:
     it.gateway_seen("g1", running=(("x", Place(1, ENGINE)),))
     assert stops(it.passes(11.0)) == []
     assert stops(it.finishes("x")) == [ENGINE]
+
+
+def test_a_version_of_the_catalogue_that_changes_nothing_asks_nothing_back() -> None:
+    world = World(remote(1, parallel=9), pooled(2))
+    assert grants(world.arrives(request("a")))
+    assert world.declares(remote(1, parallel=9), pooled(2)) == []
+
+
+@pytest.mark.parametrize("less", [{"parallel": 2}, {"parallel": 9, "requests_per_minute": 600}])
+def test_leases_are_asked_back_where_less_is_allowed_now(less: dict[str, int]) -> None:
+    world = World(remote(1, parallel=9))
+    [lease] = grants(world.arrives(request("a")))
+    assert revokes(world.declares(remote(1, **less))) == [lease.lease_id]
+
+
+def test_an_engine_of_an_endpoint_that_turns_out_to_be_remote_is_stopped() -> None:
+    world = World(epoch=2)
+    world.node_seen(node("n", 24), EngineSeen(ENGINE, 1, (0,), EngineState.ASLEEP, 16 * 1024))
+    assert stops(world.declares(remote(1))) == [ENGINE]
+
+
+def test_an_engine_that_sleeps_keeps_what_was_declared_when_it_came() -> None:
+    world = World(pooled(1, residue_gib=2))
+    world.node_seen(node("n", 24), EngineSeen(ENGINE, 1, (0,), EngineState.ASLEEP, 16 * 1024))
+    world.declares(pooled(1, residue_gib=1))
+    [seen] = world.scheduler.summary()["nodes"]
+    assert [gpu["free_mib"] for gpu in seen["gpus"]] == [22 * 1024]
+
+
+def test_what_was_learned_of_an_endpoint_is_forgotten_with_it() -> None:
+    world = World(remote(1), remote(2), policy="slo")
+    predictor = world.scheduler._state.predictor
+    empty = predictor.forecast(1, Situation(100, 100)).ttft_p50_s
+    for number in range(40):
+        world.arrives(request(f"r{number}"))
+        world.starts(f"r{number}")
+        world.now += 9.0
+        world.hears(FirstToken(world.now, f"r{number}", 9.0))
+        world.finishes(f"r{number}", total_s=10.0)
+    assert predictor.forecast(1, Situation(100, 100)).ttft_p50_s > 2 * empty
+    world.passes(60.0)
+    world.declares(remote(2))
+    world.passes(60.0)
+    world.declares(remote(1), remote(2), version=3)
+    assert predictor.forecast(1, Situation(100, 100)).ttft_p50_s == empty

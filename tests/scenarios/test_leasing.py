@@ -11,6 +11,7 @@ from logos.domain.nouns import Place
 from logos.prediction.pace import Situation
 from logos.prediction.predictor import Predictor
 from logos.scheduling.events import Ended, FirstToken, LeaseReported, Met
+from logos.scheduling.state import LEASES_OVER_MAX
 from tests.scenarios.world import World, dispatched, grants, loads, node, pooled, remote, request, revokes, sleeps
 
 
@@ -436,3 +437,40 @@ def test_a_first_token_told_late_counts_from_when_it_came() -> None:
         world.now += 0.5
         world.finishes(f"r{number}", total_s=1.5, tokens=51)
     assert learned(world).tpot(1, 1).p50 == pytest.approx(1.0 / 50, rel=0.1)
+
+
+def test_of_leases_that_are_over_only_so_many_are_remembered() -> None:
+    """What is told of a lease late is still heard, unless more than those have ended since."""
+    world = World(remote(1, parallel=9))
+    first, state = leased(world), world.scheduler._state
+    world.returns(first.lease_id)
+    kept = next(iter(state.leases_over.values()))
+    for number in range(LEASES_OVER_MAX - 1):
+        state.leases_over[f"older-{number}"] = kept
+    world.reports(first.lease_id, "x")
+    assert world.endpoint(1)["running"] == 2
+    world.returns(leased(world, "g2").lease_id)
+    assert len(state.leases_over) == LEASES_OVER_MAX
+    world.reports(first.lease_id, "y")
+    assert world.endpoint(1)["running"] == 3
+
+
+def test_what_its_holder_does_not_name_when_it_hands_a_lease_back_has_ended() -> None:
+    world = World(remote(1, parallel=9))
+    lease = leased(world)
+    world.reports(lease.lease_id, "x", "y")
+    world.returns(lease.lease_id, "y")
+    assert (world.endpoint(1)["running"], world.endpoint(1)["leased_unused"]) == (2, 0)
+    world.reports(lease.lease_id, ended=("y",))
+    world.finishes("first-g1")
+    assert world.is_empty()
+
+
+def test_what_runs_under_a_lease_is_demand_like_what_is_asked_for() -> None:
+    world = World(remote(1, parallel=9))
+    lease = leased(world)
+    endpoint = world.scheduler._state.endpoints[1]
+    world.now += 9.0
+    before = endpoint.demand.per_s(world.now)
+    world.reports(lease.lease_id, "x", "y", "z")
+    assert endpoint.demand.per_s(world.now) > 2 * before

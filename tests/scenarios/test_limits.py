@@ -108,3 +108,10 @@ def test_who_would_be_held_back_beyond_its_time_out_goes_elsewhere_if_it_can(pol
     world.arrives(request("a"))
     world.fails("a", fault=False, retry_after_s=3600.0)
     assert dispatches(world.arrives(request("b", 1, 2))) == [("b", Place(2))]
+
+
+def test_what_a_provider_says_of_an_endpoint_that_has_gone_changes_nothing() -> None:
+    world = World(remote(1), remote(2))
+    world.declares(remote(2))
+    assert world.limit_observed(1, 0, 60.0) == []
+    assert dispatched(world.arrives(request("a", 2))) == ["a"]

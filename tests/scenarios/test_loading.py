@@ -8,8 +8,9 @@ import pytest
 
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place, Tier
+from logos.prediction.service import Transition
 from logos.scheduling.commands import Dispatch, LoadEngine, Reject, WakeEngine
-from logos.scheduling.events import EngineSeen
+from logos.scheduling.events import EngineReported, EngineSeen
 from tests.scenarios.world import (
     World,
     dispatched,
@@ -436,3 +437,44 @@ def test_a_busy_engine_of_a_removed_endpoint_drains_first() -> None:
     assert stops(world.finishes("busy")) == ["n/m1/1"]
     world.cold("n/m1/1")
     assert world.scheduler.summary()["endpoints"] == []
+
+
+def test_how_long_loads_wakes_and_sleeps_take_is_learned_from_each() -> None:
+    world = World(pooled(1), idle_sleep_s=195.0, policy="slo")
+    world.node_seen(node("n", 16))
+    took = {Transition.LOAD: 77.0, Transition.SLEEP: 19.0, Transition.WAKE: 17.0}
+    world.arrives(request("a", queue_timeout_s=900.0))
+    world.now += took[Transition.LOAD]
+    world.awake("n/m1/1", took[Transition.LOAD])
+    world.finishes("a")
+    assert sleeps(world.passes(200.0)) == ["n/m1/1"]
+    world.asleep("n/m1/1", took[Transition.SLEEP])
+    world.arrives(request("b", queue_timeout_s=900.0))
+    world.awake("n/m1/1", took[Transition.WAKE])
+    for kind, seconds in took.items():
+        fresh = World(pooled(1), policy="slo").scheduler._state.predictor.transition(1, "n", kind).p50
+        learned = world.scheduler._state.predictor.transition(1, "n", kind).p50
+        assert abs(learned - seconds) < abs(fresh - seconds), kind
+
+
+def test_a_prompt_that_is_given_up_before_its_first_token_is_not_waited_for() -> None:
+    world = World(remote(1))
+    world.arrives(request("a", prompt_tokens=9000))
+    world.starts("a")
+    [place] = world.scheduler._state.endpoints[1].places.values()
+    assert "a" in place.backlog
+    world.leaves("a")
+    assert "a" not in place.backlog
+
+
+def test_how_full_an_engine_says_that_it_is_counts_for_what_comes_next() -> None:
+    world = World(pooled(1), policy="slo")
+    world.node_seen(node("n", 16), EngineSeen("n/m1/1", 1, (0,), EngineState.AWAKE, 16 * 1024))
+    world.hears(EngineReported(world.now, "n/m1/1", 3, 2, 0.75))
+    world.hears(EngineReported(world.now, "unknown", 9, 9, 0.1))
+    [seen] = world.scheduler.summary()["engines"]
+    assert (seen["running_inside"], seen["waiting_inside"], seen["kv_usage"]) == (3, 2, 0.75)
+    world.arrives(request("a"))
+    met = world.scheduler._state.tickets["a"].met
+    assert met is not None
+    assert met.kv_usage == 0.75

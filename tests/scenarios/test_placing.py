@@ -10,6 +10,7 @@ from logos.domain.errors import InvalidDeclaration
 from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place, Priority, Tier
 from logos.prediction.predictor import Predictor
+from logos.scheduling.affinity import PREFIXES_MAX
 from logos.scheduling.commands import Dispatch
 from logos.scheduling.events import EngineSeen
 from logos.scheduling.settings import SchedulerSettings
@@ -352,3 +353,20 @@ def test_slo_displaces_a_model_that_is_seldom_asked_for_and_none_that_is_in_dema
         world.passes(30.0)
         asked = request("a", weights={2: 9.0, 3: 0.0}, slo_ttft_s=900.0)
         assert dispatched(world.arrives(asked)) == chosen
+
+
+def test_where_a_gateway_does_not_say_how_long_an_answer_took_the_core_counts_for_itself() -> None:
+    world = World(remote(1, parallel=1))
+    world.arrives(request("a"))
+    world.now += 40.0
+    world.finishes("a", total_s=0.0)
+    assert world.scheduler._state.service_s(1) == pytest.approx(40.0, rel=0.2)
+
+
+def test_a_place_remembers_the_newest_beginnings_of_prompts_and_no_more() -> None:
+    world = World(remote(1, parallel=1))
+    for number in range(PREFIXES_MAX + 1):
+        world.arrives(request(f"r{number}", prefix=number, prefix_tokens=10))
+        world.finishes(f"r{number}")
+    [place] = world.scheduler._state.endpoints[1].places.values()
+    assert list(place.prefixes) == list(range(1, PREFIXES_MAX + 1))

@@ -9,7 +9,20 @@ from logos.domain.lifecycle import EngineState
 from logos.domain.nouns import Place
 from logos.scheduling.commands import WakeEngine
 from logos.scheduling.events import EngineSeen
-from tests.scenarios.world import World, dispatched, grants, loads, node, pooled, remote, request, sleeps, stops, wakes
+from tests.scenarios.world import (
+    World,
+    dispatched,
+    grants,
+    loads,
+    node,
+    pooled,
+    remote,
+    request,
+    revokes,
+    sleeps,
+    stops,
+    wakes,
+)
 
 ENGINE = "n/m1/1"
 HELD = SlotLease("1-1", "g1", Place(1), 3, 9.0)
@@ -231,3 +244,42 @@ def test_engines_seen_before_the_catalogue_keep_what_it_says_of_them() -> None:
     world.node_seen(node("n", 24, host_gib=20), asleep, awake)
     world.declares(pooled(1, residue_gib=2), pooled(2), pooled(3, gib=6))
     assert [each.endpoint_id for each in loads(world.arrives(request("a", 3)))] == [3]
+
+
+def test_an_engine_that_is_gone_already_is_not_taken_over() -> None:
+    world = World(pooled(1), epoch=2, reconvene_s=0.0)
+    assert world.node_seen(node("n", 16), EngineSeen(ENGINE, 1, (0,), EngineState.COLD, 0)) == []
+    assert world.states() == {}
+    assert [each.gpu_indices for each in loads(world.arrives(request("a")))] == [(0,)]
+
+
+def test_a_lease_is_not_renewed_while_others_may_still_say_what_they_hold() -> None:
+    world = World(remote(1, parallel=9), epoch=2, reconvene_s=7.0)
+    world.gateway_seen("g1", HELD)
+    world.now += 6.0
+    assert world.reports("1-1", "x") == []
+    world.passes(1.0)
+    assert [each.lease_id for each in grants(world.reports("1-1", "y"))] == ["1-1"]
+
+
+def test_a_lease_that_is_told_of_while_somebody_waits_is_asked_back() -> None:
+    world = World(remote(1, parallel=1), epoch=2)
+    world.gateway_seen("g2", running=(("x", Place(1)),))
+    world.arrives(request("a", gateway="g2"))
+    assert revokes(world.gateway_seen("g1", HELD)) == ["1-1"]
+
+
+def test_what_a_lease_reports_runs_there_wherever_it_was_said_to_run_before() -> None:
+    world = World(remote(1, parallel=9), remote(2, parallel=9), epoch=2)
+    world.gateway_seen("g1", HELD, running=(("x", Place(2)),))
+    world.reports("1-1", "x")
+    assert (world.endpoint(1)["running"], world.endpoint(2)["running"]) == (1, 0)
+    world.reports("1-1", ended=("x",))
+    assert (world.endpoint(1)["running"], world.endpoint(2)["running"]) == (0, 0)
+
+
+def test_the_memory_of_an_engine_on_several_gpus_is_shared_among_them() -> None:
+    world = World(pooled(1, gpus=2, gib=20), epoch=2)
+    world.node_seen(node("n", 16, 16), EngineSeen(ENGINE, 1, (0, 1), EngineState.AWAKE, 20 * 1024))
+    [seen] = world.scheduler.summary()["nodes"]
+    assert [gpu["free_mib"] for gpu in seen["gpus"]] == [6 * 1024, 6 * 1024]

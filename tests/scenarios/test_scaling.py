@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from logos.domain.lifecycle import EngineState
@@ -335,3 +337,29 @@ def test_requests_do_not_go_to_an_idle_engine_on_a_node_that_was_given_back() ->
     assert (released(commands), stops(commands)) == (["b"], ["b/m2/7"])
     assert dispatched(world.arrives(request("y", 2))) == []
     assert [load.node_id for load in loads(world.node_lost("b") + world.node_seen(node("c", 24)))] == ["c"]
+
+
+def test_a_node_on_which_a_model_is_awake_for_nobody_is_given_back_too() -> None:
+    world = two_nodes()
+    comes_to(world, node("b", 24), EngineSeen("b/m2/1", 2, (0,), EngineState.AWAKE, 16 * 1024))
+    assert released(world.passes(61.0)) == ["b"]
+
+
+def test_a_node_to_which_a_model_is_on_its_way_is_kept() -> None:
+    world = two_nodes()
+    comes_to(world, node("b", 24), EngineSeen("b/m2/1", 2, (0,), EngineState.LOADING, 16 * 1024))
+    assert released(world.passes(100.0)) == []
+    world.awake("b/m2/1")
+    assert released(world.passes(61.0)) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "given_back"), [({"pinned": True}, []), ({"replicas": (1, 1)}, []), ({"replicas": (0, 1)}, ["b"])]
+)
+def test_a_node_on_which_a_model_shall_always_be_is_kept(declared: dict[str, Any], given_back: list[str]) -> None:
+    world = World(pooled(1), pooled(2, **declared), release_node_after_s=60.0)
+    world.node_seen(node("b", 24), EngineSeen("b/m2/1", 2, (0,), EngineState.AWAKE, 16 * 1024))
+    world.node_seen(node("a", 24))
+    world.arrives(request("x"))
+    world.awake("a/m1/1")
+    assert released(world.passes(100.0)) == given_back

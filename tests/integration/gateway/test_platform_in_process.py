@@ -17,11 +17,12 @@ from logos.actors.journal import read_journal, replay_file
 from logos.config import Settings
 from logos.domain.records import Progress
 from logos.gateway.outbox_files import entries_of, segments_of
+from logos.scheduling.commands import Dispatch
 from logos.scheduling.events import FirstToken, LeaseReported, RequestFinished, RequestsArrived
 from logos.scheduling.settings import SchedulerSettings
 from tests.support.in_process import InProcessPlatform, in_process_platform
 from tests.support.postgres import rows, value
-from tests.support.raw_upstream import END, chunk, stream_head
+from tests.support.raw_upstream import END, chunk, stream_head, whole
 from tests.support.upstream import (
     Answer,
     Received,
@@ -31,6 +32,7 @@ from tests.support.upstream import (
     chat_or_streamed,
     error,
     event,
+    steps,
     streamed,
 )
 
@@ -215,6 +217,31 @@ async def test_an_upstream_that_fails_is_answered_for_and_recorded_once(
     ]
 
 
+async def test_a_second_attempt_may_wait_only_for_what_the_first_one_has_left(
+    remote: InProcessPlatform, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    near = {"name": "near", "kind": "openai", "base_url": upstream.base_url, "privacy": "LOCAL"}
+    places = [{"provider": each, "upstream_model": each, "max_parallel": 1} for each in ("far", "near")]
+    await remote.apply({"providers": [near], "models": [{"name": "m", "endpoints": places}]})
+    upstream.answer("far", steps(0.3, whole(b"{}", "500 Internal Server Error")))
+    upstream.answer("near", chat(delay_s=0.3))
+    async with client_of(remote) as client:
+        answers = await asyncio.gather(*(client.post(CHAT, json=hello("m")) for _ in range(4)))
+    assert {answer.status_code for answer in answers} == {200}
+    await until(lambda: is_idle(remote))
+    await asyncio.sleep(0.6)  # the journal is written a few times a second
+    (journal,) = (tmp_path / "journal").glob("*.jsonl")
+    left_s: dict[str, float] = {}
+    waits = []
+    for told, caused in read_journal(journal)[1]:
+        for each in told.requests if isinstance(told, RequestsArrived) else ():
+            assert each.queue_timeout_s <= left_s.get(each.request_id, 60.0), each
+        for sent in (command for command in caused if isinstance(command, Dispatch)):
+            left_s[sent.request_id] = left_s.get(sent.request_id, 60.0) - sent.queue_wait_s
+            waits.append(sent.queue_wait_s)
+    assert max(waits) > 0.2
+
+
 async def test_a_request_that_waits_does_not_go_where_it_has_become_less_private_meanwhile(
     remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
 ) -> None:
@@ -239,22 +266,31 @@ async def test_a_request_that_waits_does_not_go_where_it_has_become_less_private
     assert found == [("no_capacity",), ("success",), ("success",)]
 
 
-async def test_an_endpoint_that_cannot_be_called_is_blamed_and_another_one_serves(
+async def test_an_endpoint_that_cannot_be_called_is_blamed_and_another_one_serves_that_is_private_enough(
     remote: InProcessPlatform, upstream: ScriptedUpstream, database_url: str
 ) -> None:
     await remote.apply(
         {
-            "providers": [{"name": "nowhere", "base_url": "http://h.example:99999/v1", "privacy": "LOCAL"}],
+            "providers": [
+                {"name": "nowhere", "base_url": "http://h.example:99999/v1", "privacy": "LOCAL"},
+                {"name": "cloud", "base_url": upstream.base_url, "privacy": "CLOUD_NOT_IN_EU_BY_US_PROVIDER"},
+            ],
+            "policies": [{"name": "at-home", "privacy": "LOCAL"}],
             "models": [
                 {"name": "one", "endpoints": [{"provider": "nowhere"}]},
                 {"name": "two", "endpoints": [{"provider": "nowhere"}, {"provider": "far"}]},
+                {"name": "three", "endpoints": [{"provider": "nowhere"}, {"provider": "cloud"}]},
             ],
         }
     )
     upstream.answer("two", chat())
+    upstream.answer("three", chat())
+    at_home = {"x-logos-policy": "at-home"}
     async with client_of(remote) as client:
         answers = [await client.post(CHAT, json=hello(model)) for model in ("one", "two", "two", "two")]
-    assert [answer.status_code for answer in answers] == [502, 200, 200, 200]
+        answers += [await client.post(CHAT, json=hello("three"), headers=each) for each in (at_home, {})]
+    assert [answer.status_code for answer in answers] == [502, 200, 200, 200, 502, 200]
+    assert len(upstream.of("three")) == 1
     assert answers[0].json()["error"]["code"] == "upstream_misdeclared"
     await until(lambda: is_idle(remote))
     found = rows(database_url, "SELECT outcome FROM attempts ORDER BY log_entry_id, number")
@@ -316,29 +352,31 @@ async def test_what_an_upstream_says_of_a_prompt_is_on_record_only_for_keys_that
     answers = []
     async with client_of(remote) as client:
         for key, answer in (
+            (KEY, error("500 Internal Server Error", echo)),  # the first one is placed by the scheduler, which is told
             (KEY, error("400 Bad Request", echo)),
-            (KEY, error("500 Internal Server Error", echo)),
             (KEY, error_then(echo)),
             (WATCHED, error("400 Bad Request", echo)),
         ):
             upstream.answer("m", answer)
             asked = hello("m", stream=len(answers) == 2)
             answers.append(await client.post(CHAT, json=asked, headers={"authorization": f"Bearer {key}"}))
-    assert [answer.status_code for answer in answers] == [400, 502, 200, 400]
-    assert answers[0].json()["error"]["message"] == echo  # the client's own words
+    assert [answer.status_code for answer in answers] == [502, 400, 200, 400]
+    assert answers[1].json()["error"]["message"] == echo  # the client's own words
     await until(lambda: is_idle(remote))
     found = rows(database_url, "SELECT error_message FROM log_entry ORDER BY id")
     found += rows(database_url, "SELECT error_message FROM attempts ORDER BY log_entry_id, number")
     kept = [message for (message,) in found]
     summary = "The model's endpoint answered {} (some_code)."
-    assert [kept[0], kept[3]] == [summary.format(400), echo]
+    assert [kept[1], kept[3]] == [summary.format(400), echo]
     assert kept[4:] == [
-        summary.format(400),
         summary.format(500),
+        summary.format(400),
         "The model's endpoint answered 502 (no_memory).",
         echo,
     ]
-    assert "where I hid it" not in "".join(path.read_text() for path in (tmp_path / "journal").glob("*.jsonl"))
+    (journal,) = (tmp_path / "journal").glob("*.jsonl")
+    await until(lambda: summary.format(500) in journal.read_text())  # it is written a few times a second
+    assert "where I hid it" not in journal.read_text()
 
 
 def one_small_node() -> tuple[Settings, dict[str, Any]]:

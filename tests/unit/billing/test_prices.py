@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from logos.billing.prices import FREE, PriceBook, check_prices, select, tariff
+from logos.billing.prices import BOOK_ENTRIES_MAX, FREE, PriceBook, check_prices, select, tariff
 from logos.domain.catalogue import Catalogue
 from logos.domain.errors import InvalidDeclaration
 from logos.domain.nouns import Endpoint, Price, Privacy
@@ -127,3 +127,10 @@ def test_currencies_that_never_meet_are_fine() -> None:
         price(4, "completion", currency="USD", model_id=2),
     ]
     check_prices(Catalogue(endpoints=(MODEL, Endpoint(2, 2, 2, Privacy.LOCAL, "n")), prices=tuple(apart)))
+
+
+def test_a_price_book_answers_the_same_however_much_it_was_asked_and_keeps_so_much() -> None:
+    book = PriceBook([price(7)])
+    for model_id in range(BOOK_ENTRIES_MAX + 10):
+        assert book.tariff(model_id, 1, JUNE).micro_cents_per_million == {"prompt": 7}
+    assert len(book._tariffs) <= BOOK_ENTRIES_MAX

@@ -151,6 +151,11 @@ def test_parts_that_overlap_are_billed_once() -> None:
     }
 
 
+def test_another_unit_that_has_a_price_is_billed_as_it_is() -> None:
+    usage = {"prompt": 10, "seconds": 7, "pages": 3, "refunds": -1}
+    assert billable(usage, {"prompt", "seconds", "refunds"}) == {"prompt": 10, "seconds": 7}
+
+
 counts = st.dictionaries(st.sampled_from(TOKEN_TYPES), st.integers(-5, 1000))
 
 

@@ -173,3 +173,13 @@ async def test_what_one_policy_permits_is_not_remembered_for_another_or_for_anot
     assert await endpoints(near, b"at-home") == [10]
     with pytest.raises(PrivacyForbids):
         await endpoints(far, b"at-home")
+
+
+async def test_a_policy_string_is_as_strict_as_it_says() -> None:
+    far = catalogue_of(Privacy.CLOUD_NOT_IN_EU_BY_US_PROVIDER, 1)
+    for name, found in (("logos-v1__policy_privacy=CLOUD_NOT_IN_EU_BY_US_PROVIDER", [10]), ("auto", [10])):
+        body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello"}]}).encode()
+        assert order(await Resolution(None).resolve(far, KEY, parse("chat", body, {}))) == found
+    body = json.dumps({"model": "logos-v1__policy_privacy=LOCAL", "messages": [{"role": "user", "content": "Hello"}]})
+    with pytest.raises(PrivacyForbids):
+        await Resolution(None).resolve(far, KEY, parse("chat", body.encode(), {}))

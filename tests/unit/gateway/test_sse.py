@@ -121,6 +121,18 @@ def test_garbage_passes_unchanged(pieces: list[bytes]) -> None:
     assert passed(events, pieces) == b"".join(pieces)
 
 
+@pytest.mark.parametrize(
+    "data", [b'{"usage": {"prompt_tokens": 7', b'["usage"]', b'"error"', b'{"error": \xff}', b'{"usage": 3}']
+)
+@pytest.mark.parametrize("drop_usage", [False, True])
+def test_what_only_looks_like_usage_or_an_error_passes_unchanged(data: bytes, drop_usage: bool) -> None:
+    events = EventStream(drop_usage=drop_usage, charge_of=euro)
+    said = b"data: " + data + b"\n\ndata: [DONE]\n\n"
+    assert passed(events, [said]) == said
+    assert events.error is None
+    assert events.done
+
+
 def test_whole_lines_go_on_at_once_and_half_a_line_waits_for_its_rest() -> None:
     events = EventStream()
     assert events.feed(b'data: {"a":1}\n') == b'data: {"a":1}\n'

@@ -161,6 +161,29 @@ def test_memory_follows_what_waits_and_not_what_has_been() -> None:
     assert all(len(shares.finish) <= 2 + SLACK for shares in queue._shares.values())
 
 
+def test_keys_that_have_had_their_turn_are_forgotten_while_others_wait() -> None:
+    queue = pushed(("stays", 0, 0, 10**9, 10**9), ("waits", 0, 0, 1, 10**9))
+    for each in range(1000):
+        queue.push(f"often{each}", Job(f"often{each}"), rank=0, flow=1, cost=10, overtakes=10**9)
+        queue.push(f"once{each}", Job(f"once{each}"), rank=0, flow=2 + each, cost=1, overtakes=10**9)
+        queue.pop(f"once{each}")
+        queue.pop(f"often{each}")
+    assert len(queue._shares[0].finish) <= 2 * (len(queue) + 2) + SLACK
+    assert drained(queue) == ["stays", "waits"]
+
+
+def test_of_many_that_leave_at_once_those_that_are_left_go_by_their_deadlines() -> None:
+    chance = Random(1)
+    queue: DeadlineQueue[Job] = DeadlineQueue()
+    due = {f"j{each}": chance.random() for each in range(400)}
+    for flow, name in enumerate(due):
+        queue.push(name, Job(name), rank=0, flow=flow, cost=1, overtakes=1000, deadline=due[name])
+    left = set(chance.sample(sorted(due), 60))
+    for name in due.keys() - left:
+        queue.remove(name)
+    assert drained(queue) == sorted(left, key=due.__getitem__)
+
+
 JOBS = st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 9), st.integers(0, 3))
 # More arrive than leave, so that lines form.
 STEPS = st.lists(st.one_of(JOBS, JOBS, JOBS, st.sampled_from(["pop", "pop", "pop any", "remove"])), max_size=60)

@@ -93,3 +93,16 @@ def test_what_a_neighbour_did_that_has_ended_is_not_known(passes_s: float) -> No
     world.cold(M2)
     world.passes(passes_s)
     assert company_of(world, "later") is None
+
+
+def test_an_engine_that_comes_later_to_the_same_gpu_is_a_neighbour_from_then_on() -> None:
+    world = World(pooled(1), pooled(2), policy="slo", lease_ttl_s=0.0)
+    first, second = (EngineSeen(each, at, (0,), EngineState.AWAKE, 16 * GIB) for at, each in ((1, M1), (2, M2)))
+    world.node_seen(node("n", 60), first)
+    for each, seen in (("a", (first,)), ("c", (first, second))):
+        world.node_seen(node("n", 60), *seen)
+        if second in seen:
+            generates(world, "b", 2)
+        generates(world, each, 1)
+    met = [world.scheduler._state.tickets[each].met for each in "ac"]
+    assert [each.neighbours for each in met if each is not None] == [0, 1]

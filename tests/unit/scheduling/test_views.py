@@ -12,7 +12,7 @@ from logos.scheduling.capacity import Refusal
 from logos.scheduling.delays import Delays
 from logos.scheduling.events import Candidate, EngineSeen
 from logos.scheduling.policies import View
-from logos.scheduling.views import Views
+from logos.scheduling.views import Views, _likely_place
 from tests.scenarios.world import World, node, pooled, remote, request
 
 AWAKE, ASLEEP = EngineState.AWAKE, EngineState.ASLEEP
@@ -150,3 +150,21 @@ def test_a_remote_endpoint_at_its_limit_is_a_delay() -> None:
     it.passes(20.0)
     it.arrives(request("y"))
     assert seen(it, 1, predicts=True).ttft_p50_s >= free.ttft_p50_s + 39.0
+
+
+def test_with_two_engines_twice_as_many_may_run_at_once() -> None:
+    it = World(pooled(1, parallel=4, replicas=(0, 2)), policy="fcfs")
+    it.node_seen(node("n", 16, 16), *(EngineSeen(f"n/m1/{gpu}", 1, (gpu,), AWAKE, 16 * 1024) for gpu in (0, 1)))
+    assert seen(it, 1).parallel == 8
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_a_request_is_expected_where_the_beginning_of_its_prompt_is_held_if_there_is_room(parallel: int) -> None:
+    it = World(pooled(1, parallel=parallel, replicas=(0, 2)), policy="fcfs")
+    it.node_seen(node("n", 16, 16), *(EngineSeen(f"n/m1/{gpu}", 1, (gpu,), AWAKE, 16 * 1024) for gpu in (0, 1)))
+    endpoint, shared = it.scheduler._state.endpoints[1], {"prefix": 7, "prefix_tokens": 900, "prompt_tokens": 1000}
+    it.arrives(request("a", **shared))
+    holder = it.scheduler._state.tickets["a"].place
+    likely = _likely_place(endpoint, request("b", **shared))
+    assert (likely.place == holder) == (parallel > 1)
+    assert _likely_place(endpoint, request("c")).place != holder
