@@ -27,33 +27,49 @@ from logos.config import Settings, load
 from logos.domain.errors import Conflict, InvalidDeclaration, LogosError
 
 REPLICA_PORTS = 100
+PROXY_PORTS = 4  # HAProxy's statistics and metrics, Serve's fallback proxy with HTTP and gRPC
+# Below those that the system hands out by itself (from 32768 on): somebody listens there seconds after they were found,
+# and by then any connection of anybody could have got one of these as its own end.
+PORTS_IN_A_ROW = range(20_000, 32_000)
+SINGLE_PORTS = range(32_000, 32_768)
 HAPROXY_PREFIX = "logos-ha-"
 AUTH_MODE = "RAY_AUTH_MODE"  # Ray clusters started by hand ask for a token only if told to, or if they find one
 
+_given: set[int] = set()
+
 
 def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that is free now, and that was not given out before."""
+    for _ in range(100):
+        port = secrets.choice(SINGLE_PORTS)
+        if port not in _given and _is_free(port):
+            _given.add(port)
+            return port
+    raise Conflict(f"no free port between {SINGLE_PORTS.start} and {SINGLE_PORTS.stop}")
 
 
 def free_ports(count: int) -> range:
-    """So many loopback ports in a row that are free now, below the ones that the system hands out by itself.
+    """So many loopback ports in a row that are free now.
 
     Where it begins is left to chance, so that two platforms that start at once do not find the same ones.
     """
     for _ in range(100):
-        first = secrets.choice(range(20_000, 32_000, count))
+        first = secrets.choice(range(PORTS_IN_A_ROW.start, PORTS_IN_A_ROW.stop - count, count))
         if all(_is_free(port) for port in range(first, first + count)):
             return range(first, first + count)
-    raise Conflict(f"no {count} free ports in a row between 20000 and 32000 for the replicas of the gateway")
+    message = f"no {count} free ports in a row between {PORTS_IN_A_ROW.start} and {PORTS_IN_A_ROW.stop} for the gateway"
+    raise Conflict(message)
 
 
 def _is_free(port: int) -> bool:
+    """At every address: HAProxy takes its statistics and metrics at all of them."""
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do no harm
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def require_free(host: str, port: int) -> None:
@@ -98,12 +114,14 @@ def new_haproxy_directory() -> Path:
 
 def settings_here(settings: Settings, haproxy_dir: Path) -> tuple[RaySetting, ...]:
     """The table for a Ray that starts on this machine."""
+    ports = free_ports(REPLICA_PORTS + PROXY_PORTS)
+    stats_port, metrics_port, *fallback_ports = ports[REPLICA_PORTS:]
     return ray_settings(
         haproxy_dir=haproxy_dir,
-        stats_port=free_port(),
-        metrics_port=free_port(),
-        replica_ports=free_ports(REPLICA_PORTS),
-        fallback_ports=(free_port(), free_port()),
+        stats_port=stats_port,
+        metrics_port=metrics_port,
+        replica_ports=ports[:REPLICA_PORTS],
+        fallback_ports=(fallback_ports[0], fallback_ports[1]),
         longest_request_s=int(settings.upstream.total_s),
         reload_grace_s=int(settings.ray.haproxy_reload_grace_s),
         haproxy=uses_haproxy(settings),
